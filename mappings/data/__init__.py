@@ -1,0 +1,1 @@
+"""Phecode tables as Parquet, with SOURCES.md naming where each comes from."""

@@ -1,0 +1,1 @@
+"""The encoder registry and one file per architecture family."""

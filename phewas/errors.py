@@ -1,0 +1,100 @@
+"""The errors a user can meet. Each says what was found, what was expected, and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PhewasError(Exception):
+    """A mistake in the input or the request, told in words; the CLI prints it without a traceback and exits with 2.
+
+    Parameters
+    ----------
+    found
+        What was met, with the offending value.
+    expected
+        What should have been there. Empty where `found` says it all.
+    cure
+        What to do next, ideally a command to copy.
+    """
+
+    def __init__(self, found: str, *, expected: str = "", cure: str = "") -> None:
+        self.found, self.expected, self.cure = found, expected, cure
+        super().__init__(found)
+
+    def __str__(self) -> str:
+        parts = [self.found]
+        if self.expected:
+            parts.append(f"Expected: {self.expected}")
+        if self.cure:
+            parts.append(f"What to do: {self.cure}")
+        return "\n".join(parts)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.found, self.expected, self.cure)
+
+
+def _rebuild(kind: type[PhewasError], found: str, expected: str, cure: str) -> PhewasError:
+    """Keep the three parts when an error crosses a process boundary."""
+    return kind(found, expected=expected, cure=cure)
+
+
+class ConfigError(PhewasError):
+    """An option, a TOML file or a combination of options that cannot work."""
+
+
+class CohortError(PhewasError):
+    """The source folder is not what the cohort's adapter reads."""
+
+
+class SchemaError(PhewasError):
+    """A table does not keep its contract (`phewas.schema`)."""
+
+
+class VocabularyError(PhewasError):
+    """A vocabulary is unknown or its tables are malformed."""
+
+
+class SignalError(PhewasError):
+    """A recording cannot be read, or no recording is usable."""
+
+
+class EncoderError(PhewasError):
+    """An encoder is unknown, or its input contract is not met."""
+
+
+class WeightsError(EncoderError):
+    """A weights file is missing, damaged, unsafe or of another architecture."""
+
+
+class SplitError(PhewasError):
+    """No held-out cohort can be formed, or a patient would be scored by a model that met them."""
+
+
+class LearningError(PhewasError):
+    """Training cannot start or has diverged."""
+
+
+class StatisticsError(PhewasError):
+    """A statistic is asked of data that cannot give it."""
+
+
+class RunError(PhewasError):
+    """The run directory belongs to another run, or is damaged."""
+
+
+class PhewasWarning(UserWarning):
+    """The run goes on, but the reader must know."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean X?`` for a mistyped name, or an empty string.
+
+    Examples
+    --------
+    >>> nearest("anypg", ["anyppg", "net1d-small"])
+    ' Did you mean anyppg?'
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]}?" if close else ""

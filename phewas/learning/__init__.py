@@ -1,0 +1,1 @@
+"""Fine-tuning, frozen probes and prediction."""

@@ -1,0 +1,1 @@
+"""Readers, windows, quality, filtering and the segment store."""

@@ -1,0 +1,1 @@
+"""AUCs, intervals, comparisons and baselines."""
