@@ -22,7 +22,7 @@ class PhenotypeConfig(Part):
         "through_visit", description="which diagnoses count, by date against the encounter"
     )
     min_code_days: int | None = Field(None, ge=1, description="distinct days a case needs; default: the cohort's card")
-    control_exclusions: bool = Field(True, description="codes of related phenotypes make a non-case neither")
+    control_exclusions: bool = Field(default=True, description="codes of related phenotypes make a non-case neither")
 
 
 class SegmentConfig(Part):

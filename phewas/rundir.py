@@ -26,7 +26,8 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open(mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": "\n"})) as handle:
+        text = "b" not in mode
+        with temporary.open(mode, encoding="utf-8" if text else None, newline="\n" if text else None) as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
@@ -59,3 +60,145 @@ def write_text(text: str, path: Path) -> Path:
 def write_json(value: Any, path: Path) -> Path:
     """Write JSON atomically with sorted keys."""
     return write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", path)
+
+
+def digest_of(value: Any) -> str:
+    """Return 32 hex digits that name a JSON-like value."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+MANIFEST = "run.json"
+
+
+class RunDirectory:
+    """One run's folder and its manifest: identity, settings, and the finished steps with their outputs' hashes.
+
+    A step is current when its fingerprint (its settings and the hashes of what it reads) is the recorded one and its
+    outputs are still the files that it wrote. Only steps that are not current are run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest: dict[str, Any] = {"steps": {}}
+        file = path / MANIFEST
+        if file.is_file():
+            try:
+                self.manifest = json.loads(file.read_text(encoding="utf-8"))
+                self.manifest["steps"].items()
+            except (ValueError, KeyError, AttributeError, TypeError) as error:
+                raise RunError(
+                    f"{file} is damaged", cure="give another --out, or delete the folder to start anew"
+                ) from error
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Cohort, data fingerprint, encoder and weights hash that the folder belongs to; empty for a new one."""
+        return dict(self.manifest.get("identity", {}))
+
+    def claim(self, identity: dict[str, str]) -> None:
+        """Tie the folder to an identity, or check that it is the one it has.
+
+        Raises
+        ------
+        RunError
+            The folder belongs to another cohort, data, encoder or weights file, or holds files but no manifest.
+        """
+        old = self.identity
+        if old and old != identity:
+            differ = [name for name in identity if old.get(name) != identity[name]]
+            raise RunError(
+                f"{self.path} belongs to another run: "
+                + "; ".join(f"{name} was {_short(old.get(name))}, now {_short(identity[name])}" for name in differ),
+                cure="give another --out, or delete that folder to start anew",
+            )
+        if not old and self.path.is_dir() and any(self.path.iterdir()):
+            raise RunError(
+                f"{self.path} holds files but is no run directory", cure="give --out a new or an empty folder"
+            )
+        self.manifest["identity"] = identity
+
+    def is_current(self, step: str, fingerprint: str) -> bool:
+        """Tell whether a step is done for this fingerprint and its outputs are untouched."""
+        record = self.manifest["steps"].get(step)
+        if record is None or record["fingerprint"] != fingerprint:
+            return False
+        return all(self._untouched(name, output) for name, output in record["outputs"].items())
+
+    def _untouched(self, name: str, output: dict[str, Any]) -> bool:
+        """Compare a file with its record: by size and time if they agree, else by its bytes."""
+        file = self.path / name
+        if not file.is_file():
+            return False
+        stat = file.stat()
+        if stat.st_size != output["size"]:
+            return False
+        return bool(stat.st_mtime_ns == output["mtime_ns"] or sha256_of(file) == output["sha256"])
+
+    def outputs(self, step: str) -> dict[str, str]:
+        """Return the sha256 of each file that a finished step wrote, by path below the run directory."""
+        return {name: output["sha256"] for name, output in self.manifest["steps"][step]["outputs"].items()}
+
+    def forget(self, step: str) -> list[str]:
+        """Strike a step from the manifest and return the files that it had written."""
+        record = self.manifest["steps"].pop(step, None)
+        self.save()
+        return list(record["outputs"]) if record else []
+
+    def finish(self, step: str, *, fingerprint: str, outputs: list[Path], seconds: float, settings: Any) -> None:
+        """Record a step as done."""
+        described = {}
+        for file in sorted(outputs):
+            stat = file.stat()
+            described[file.relative_to(self.path).as_posix()] = {
+                "sha256": sha256_of(file),
+                "size": stat.st_size,
+                "mtime_ns": stat.st_mtime_ns,
+            }
+        self.manifest["steps"][step] = {
+            "fingerprint": fingerprint,
+            "outputs": described,
+            "seconds": round(seconds, 1),
+            "settings": settings,
+        }
+        self.save()
+
+    def save(self) -> None:
+        """Write the manifest."""
+        write_json(self.manifest, self.path / MANIFEST)
+
+
+def _short(value: str | None) -> str:
+    """Return a name as it is and a long hash by its first digits."""
+    text = value or "none"
+    return text[:12] if len(text) > 24 else text
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the run directory for one process; a second one is told so.
+
+    Raises
+    ------
+    RunError
+        Another process works on the folder.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on Windows; the atomic files still keep the tables whole
+        yield
+        return
+    with (path / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunError(
+                f"another process is working on {path}", cure="wait for it, or give another --out"
+            ) from error
+        yield

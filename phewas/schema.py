@@ -1,7 +1,7 @@
 """Every table that one room hands to another: one class per table, one line per column.
 
-Identifiers are strings. Times are naive local ``datetime[us]`` (never ns: MC-MED runs to the year 2295). Each class says
-where the table lies below the run directory; `Table.check` is called at every boundary and raises `SchemaError`.
+Identifiers are strings. Times are naive local ``datetime[us]`` (never ns: MC-MED runs to the year 2295). Each class
+says where the table lies below the run directory; `Table.check` is called at every boundary and raises `SchemaError`.
 """
 
 from __future__ import annotations
@@ -97,10 +97,13 @@ class Table:
     @classmethod
     def read(cls, run: Path) -> pl.DataFrame:
         """Read the table from the run directory and check it."""
-        file = run / cls.path
+        source = run / cls.file
         if not source.is_file():
-            raise SchemaError(f"{source} is missing", expected=f"the table {cls.__name__.lower()}",
-                              cure="run the step that writes it: phewas run")
+            raise SchemaError(
+                f"{source} is missing",
+                expected=f"the table {cls.__name__.lower()}",
+                cure="run the step that writes it: phewas run",
+            )
         return cls.check(pl.read_parquet(source, hive_partitioning=False))
 
 
@@ -156,8 +159,12 @@ class Diagnoses(Table):
     code = Column(pl.String, "trimmed, upper case, dotted")
     vocabulary = Column(pl.String, "code system", values=("ICD9CM", "ICD10CM", "ICD10", "unknown"))
     recorded = Column(pl.Date, "day on which it was noted", nullable=True)
-    certainty = Column(pl.String, "uncertain: never makes a case, and no control either; null: confirmed",
-                       nullable=True, values=("uncertain",))
+    certainty = Column(
+        pl.String,
+        "uncertain: never makes a case, and no control either; null: confirmed",
+        nullable=True,
+        values=("uncertain",),
+    )
     source = Column(pl.String, "table it came from (pmh, visits, ...)")
     source_row = Column(pl.Int64, "1-based data row in that table, header not counted")
 
@@ -322,8 +329,9 @@ class PermutationNull(Table):
     file = "predictions/permutation_null.parquet"
     phenotype = Column(pl.String, "which phenotype")
     permutation = Column(pl.Int32, "0-based")
-    auc = Column(pl.Float64, "AUC of the cross-fitted encoder scores against shuffled labels; null if undefined",
-                 nullable=True)
+    auc = Column(
+        pl.Float64, "AUC of the cross-fitted encoder scores against shuffled labels; null if undefined", nullable=True
+    )
     se = Column(pl.Float64, "its patient-clustered DeLong standard error", nullable=True)
 
 

@@ -1,0 +1,72 @@
+"""A cohort that needs no data: emulated patients in the MC-MED layout, read by the adapter of the real one."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phewas.cohorts.base import CohortCard, load_card
+from phewas.cohorts.emulator import MARKER, emulate
+from phewas.cohorts.mcmed import Mcmed
+from phewas.rundir import write_json
+
+PATIENTS = 600
+SEED = 20_205
+# Goes up whenever the emulator writes other data, so that an older tree in a run directory is made anew.
+EDITION = 1
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The source ``demo``. `patients` and `seed` are fixed for the shipped one, so that its numbers can be compared."""
+
+    card: CohortCard
+    patients: int = PATIENTS
+    seed: int = SEED
+
+    def data_root(self, root: Path | None, run: Path) -> Path:
+        """Return the folder of the emulated tree: ``run/demo/mc-med``, or `root` if one was given."""
+        return root or run / "demo" / "mc-med"
+
+    def fingerprint(self, root: Path | None) -> str:
+        """Return what decides the emulated data; for a given `root`, the fingerprint of its files."""
+        if root is not None:
+            return Mcmed(self.card).fingerprint(root)
+        import hashlib
+
+        return hashlib.sha256(f"demo {EDITION} {self.patients} {self.seed}".encode()).hexdigest()
+
+    def scan(self, root: Path | None) -> dict[str, Any]:
+        """Return what would be made."""
+        if root is not None:
+            return Mcmed(self.card).scan(root)
+        return {"files": [], "missing": [], "emulated": True, "n_patients": self.patients, "seed": self.seed}
+
+    def build(self, root: Path | None, run: Path, *, workers: int | None = None) -> None:
+        """Write the emulated tree below ``run/demo`` if it is not there yet, and build the cohort from it."""
+        tree = self.data_root(root, run)
+        if root is None:
+            self._ensure(run / "demo", tree)
+        Mcmed(self.card).build(tree, run, workers=workers)
+
+    def _ensure(self, folder: Path, tree: Path) -> None:
+        """Make the tree unless a finished one of this edition is there; a half-written one is made anew."""
+        import json
+
+        done = folder / "finished.json"
+        asked = {"edition": EDITION, "patients": self.patients, "seed": self.seed}
+        if done.is_file() and tree.is_dir() and (folder / MARKER).is_file():
+            try:
+                if json.loads(done.read_text(encoding="utf-8")) == asked:
+                    return
+            except ValueError:
+                pass
+        done.unlink(missing_ok=True)
+        shutil.rmtree(tree, ignore_errors=True)
+        emulate(tree, patients=self.patients, seed=self.seed)
+        write_json(asked, done)
+
+
+SOURCE = Demo(load_card(Path(__file__).with_name("demo.toml")))

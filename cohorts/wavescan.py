@@ -1,0 +1,274 @@
+"""Headers of a waveform tree ``<suffix>/<encounter>/<channel>/*.hea``: what can be read, and why the rest cannot.
+
+Only headers are opened and only sizes of signal files are asked, so that half a million recordings take minutes. The
+work is shared out by suffix folder; the outcome is sorted, so it does not depend on the number of workers. No table
+library is imported here: each worker process starts in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import multiprocessing
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from phewas.errors import CohortError, SignalError
+from phewas.segments.readers import BYTES_PER_SAMPLE, Header, parse_header
+
+# Compressed formats have no fixed size; the library that reads them finds out whether a file is whole.
+COMPRESSED = ("508", "516", "524")
+# Left behind by download tools and file managers; they hold no signal.
+IGNORED = re.compile(r"^(\.|index\.html|RECORDS|SHA256SUMS|Thumbs\.db)")
+# Below this number of encounter folders starting processes costs more than it saves.
+SERIAL_FOLDERS = 3_000
+MAX_HEADER_BYTES = 65_536
+
+
+@dataclass(frozen=True)
+class Found:
+    """One readable recording. `path` is the header, relative to the scanned root."""
+
+    encounter_id: str
+    folder: str
+    number: int
+    path: str
+    signal: str
+    fs_hz: float
+    n_samples: int
+    start: dt.datetime | None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """One file or folder that is not taken as it stands; `kept` where it is a recording all the same."""
+
+    encounter_id: str
+    path: str
+    reason: str
+    detail: str | None = None
+
+
+@dataclass
+class Scan:
+    """All that a tree holds. `encounters` are the folders seen, with or without a readable recording."""
+
+    found: list[Found] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    encounters: list[str] = field(default_factory=list)
+    n_headers: int = 0
+
+    def add(self, other: Scan) -> None:
+        """Take over what another part of the tree holds."""
+        self.found += other.found
+        self.refused += other.refused
+        self.encounters += other.encounters
+        self.n_headers += other.n_headers
+
+
+def suffix_folders(root: Path, waveforms: str) -> list[str]:
+    """Return the folders directly below the waveform folder, sorted, relative to `root`."""
+    with os.scandir(root / waveforms) as entries:
+        return sorted(f"{waveforms}/{e.name}" for e in entries if e.is_dir() and not IGNORED.match(e.name))
+
+
+def encounter_folders(root: Path, waveforms: str) -> int:
+    """Return how many encounter folders there are, by listing alone."""
+    total = 0
+    for suffix in suffix_folders(root, waveforms):
+        with os.scandir(root / suffix) as entries:
+            total += sum(e.is_dir() for e in entries)
+    return total
+
+
+def waveform_files(root: Path, waveforms: str) -> Iterator[tuple[str, int]]:
+    """Yield the path relative to `root` and the size in bytes of every waveform file."""
+    for folder, _, names in os.walk(root / waveforms):
+        for name in names:
+            if not IGNORED.match(name):
+                path = Path(folder) / name
+                yield path.relative_to(root).as_posix(), path.stat().st_size
+
+
+def scan_tree(root: Path, waveforms: str, *, rates_hz: Mapping[str, float], workers: int | None = None) -> Scan:
+    """Read every header below ``root / waveforms``.
+
+    Parameters
+    ----------
+    root
+        Data root; all paths come back relative to it, with forward slashes.
+    waveforms
+        The folder with the suffix folders, relative to `root`.
+    rates_hz
+        Channel folder name and usual rate in samples per second; another rate is told, and the recording kept.
+    workers
+        Processes; None takes one per core. A small tree is scanned in this process.
+
+    Returns
+    -------
+    Scan
+        Sorted by path (recordings: by encounter, folder, number, path); the same for any number of workers.
+
+    Raises
+    ------
+    CohortError
+        The worker processes died.
+    """
+    total = Scan()
+    folders = suffix_folders(root, waveforms)
+    with os.scandir(root / waveforms) as entries:
+        strays = sorted(e.name for e in entries if e.is_file() and not IGNORED.match(e.name))
+    for name in strays:
+        what = (
+            "an archive that is not unpacked" if name.endswith((".zip", ".gz", ".tar")) else "not below a suffix folder"
+        )
+        total.refused.append(Refused("", f"{waveforms}/{name}", "unsupported_format", what))
+    one = partial(scan_suffix, str(root), rates_hz=dict(rates_hz))
+    count = min(workers or os.cpu_count() or 1, len(folders))
+    if count > 1 and encounter_folders(root, waveforms) > SERIAL_FOLDERS:
+        try:
+            with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+                for part in pool.map(one, folders):
+                    total.add(part)
+        except BrokenProcessPool as error:
+            raise CohortError(
+                "the processes that read waveform headers died",
+                expected="enough memory, and a script whose work stands under `if __name__ == '__main__':`",
+                cure="run again with --workers 1",
+            ) from error
+    else:
+        for folder in folders:
+            total.add(one(folder))
+    total.found.sort(key=lambda f: (f.encounter_id, f.folder, f.number, f.path))
+    total.refused.sort(key=lambda r: (r.path, r.reason, r.detail or ""))
+    total.encounters.sort()
+    return total
+
+
+def scan_suffix(root: str, folder: str, *, rates_hz: dict[str, float]) -> Scan:
+    """Read every header below one suffix folder; see `scan_tree`."""
+    out = Scan()
+    base = Path(root).resolve()
+    usual = {name.casefold(): name for name in rates_hz}
+    for encounter in _entries(base, folder, out, ""):
+        place = f"{folder}/{encounter.name}"
+        if not encounter.is_dir():
+            out.refused.append(Refused("", place, "unsupported_format", "not in an encounter folder"))
+            continue
+        out.encounters.append(encounter.name)
+        for channel in _entries(base, place, out, encounter.name):
+            inner = f"{place}/{channel.name}"
+            if not channel.is_dir():
+                out.refused.append(Refused(encounter.name, inner, "unsupported_format", "not in a channel folder"))
+                continue
+            name = usual.get(channel.name.casefold())
+            files = _entries(base, inner, out, encounter.name)
+            if name is None:
+                detail = f"channel folders that are read: {', '.join(rates_hz)}"
+                out.refused += [
+                    Refused(encounter.name, f"{inner}/{f.name}", "unsupported_format", detail) for f in files
+                ]
+                continue
+            _channel(base, inner, encounter.name, name, files, rates_hz[name], out)
+    return out
+
+
+def _entries(base: Path, folder: str, out: Scan, encounter_id: str) -> list[os.DirEntry[str]]:
+    """Return a folder's entries by name, without leftovers; a link that leaves the root is refused."""
+    kept = []
+    with os.scandir(base / folder) as entries:
+        for entry in sorted(entries, key=lambda e: e.name):
+            if IGNORED.match(entry.name):
+                continue
+            if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(base):
+                out.refused.append(
+                    Refused(encounter_id, f"{folder}/{entry.name}", "out_of_root", "a link to elsewhere")
+                )
+                continue
+            kept.append(entry)
+    return kept
+
+
+def _channel(
+    base: Path,
+    inner: str,
+    encounter_id: str,
+    folder: str,
+    files: Iterable[os.DirEntry[str]],
+    usual_hz: float,
+    out: Scan,
+) -> None:
+    """Match headers with signal files in one channel folder."""
+    sizes = {f.name: f.stat().st_size for f in files if f.is_file()}
+    wanted: set[str] = set()
+    for name in sizes:
+        if not name.endswith(".hea"):
+            continue
+        out.n_headers += 1
+        path = f"{inner}/{name}"
+        wanted.add(f"{name[:-4]}.dat")
+        try:
+            with (base / path).open(encoding="latin-1") as handle:
+                header = parse_header(handle.read(MAX_HEADER_BYTES), name=path)
+        except SignalError as error:
+            # The reader's message names the file, and its name may hold the encounter; the path column has it anyway.
+            out.refused.append(Refused(encounter_id, path, "header_unreadable", error.found.replace(path, "").strip()))
+            continue
+        except OSError as error:
+            out.refused.append(Refused(encounter_id, path, "read_failed", error.strerror))
+            continue
+        wanted.update(s.file for s in header.signals)
+        _judge(header, path, encounter_id, folder, sizes, usual_hz, out)
+    for name in sizes:
+        if name.endswith(".hea") or name in wanted:
+            continue
+        reason = "header_missing" if name.endswith(".dat") else "unsupported_format"
+        out.refused.append(Refused(encounter_id, f"{inner}/{name}", reason))
+
+
+def _judge(
+    header: Header, path: str, encounter_id: str, folder: str, sizes: Mapping[str, int], usual_hz: float, out: Scan
+) -> None:
+    """Take one header, or say why not."""
+
+    def refuse(reason: str, detail: str | None = None) -> None:
+        out.refused.append(Refused(encounter_id, path, reason, detail))
+
+    if header.n_segments != 1 or len(header.signals) != 1:
+        refuse("several_signals", f"{header.n_segments} segments, {header.n_signals} signals")
+        return
+    signal = header.signals[0]
+    if "/" in signal.file or "\\" in signal.file or signal.file in ("", ".", ".."):
+        refuse("out_of_root", "the header names a signal file outside its folder")
+        return
+    if signal.fmt not in BYTES_PER_SAMPLE and signal.fmt not in COMPRESSED:
+        refuse("unsupported_format", f"format {signal.fmt}")
+        return
+    if signal.file not in sizes:
+        refuse("signal_missing")
+        return
+    frame_bytes = BYTES_PER_SAMPLE.get(signal.fmt, 0) * signal.samples_per_frame
+    held = max(sizes[signal.file] - signal.byte_offset, 0)
+    # WFDB: a length that is absent or 0 is unspecified, and the signal file decides.
+    n_samples = header.n_samples or (math.floor(held / frame_bytes) if frame_bytes else 0)
+    if n_samples == 0:
+        refuse("zero_length")
+        return
+    if held < math.ceil(n_samples * frame_bytes) or held == 0:
+        refuse("signal_truncated", f"{held} bytes instead of {math.ceil(n_samples * frame_bytes)}")
+        return
+    if header.start is None:
+        refuse("no_date")
+    if abs(header.fs_hz - usual_hz) > 0.01 * usual_hz:
+        refuse("unexpected_rate", f"{header.fs_hz:g} Hz instead of {usual_hz:g} Hz")
+    number = re.search(r"(\d+)$", Path(path).stem)
+    out.found.append(
+        Found(encounter_id, folder, int(number.group(1)) if number else 0, path, signal.description or folder,
+              header.fs_hz, n_samples, header.start)
+    )  # fmt: skip

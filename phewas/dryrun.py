@@ -1,0 +1,108 @@
+"""What ``--dry-run`` prints: the steps, what each will do, and what it will cost; nothing is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from phewas.pipeline import STEPS, is_current
+from phewas.plan import Plan
+from phewas.rundir import RunDirectory
+
+# Measured on two cores of a 2024 server processor; orders of magnitude, not promises.
+WINDOWS_PER_S = 1_500.0  # read, filter, resample, standardise, per worker
+FORWARD_PER_S = {"anyppg": 240.0, "net1d-small": 4_000.0}
+TRAIN_PER_S = {"anyppg": 47.0, "net1d-small": 1_000.0}
+SLOWEST_FORWARD, SLOWEST_TRAIN = 240.0, 47.0
+GPU_FACTOR = 200.0
+
+WORDS = {
+    "cohort": "read patients, encounters, codes and recordings",
+    "split": "decide who is tested",
+    "phenotypes": "map codes to phenotypes and label every encounter",
+    "segments": "choose, filter and standardise windows",
+    "learn": "fit the model and score the test side",
+    "evaluate": "AUCs, intervals, baseline and differences",
+    "report": "table, figures and page",
+}
+
+
+def describe(made: Plan, *, until: str | None) -> str:
+    """Return the plan of a run in words.
+
+    Parameters
+    ----------
+    made
+        From `phewas.plan.plan`.
+    until
+        Last step, or None for all.
+    """
+    counts = made.source.scan(made.root)
+    directory = RunDirectory(made.out)
+    if directory.identity:
+        directory.claim(made.identity())
+    encounters = int(counts.get("n_encounters", 0))
+    windows = encounters * made.config.segments.n_segments
+    samples = made.spec.contract.length(made.window_s)
+    seconds = _seconds(made, windows)
+    lines = [
+        f"phewas run: {made.source.card.title}",
+        f"  encoder      {made.spec.name} ({'weights ' + str(made.weights) if made.pretrained else 'random weights'})",
+        f"  data         {made.root if made.root is not None else 'made by the cohort itself'}",
+        f"  run folder   {made.out}",
+        f"  held out by  {made.heldout}",
+        f"  fit          {made.fit} on {made.device}, {made.workers} workers",
+        "  found        " + _found(counts),
+        "",
+        f"  {'step':<12}{'state':<10}{'about':>9}   what",
+    ]
+    stale = False
+    for step in STEPS:
+        stale = stale or not is_current(made, directory, step)
+        state = "to do" if stale else "done"
+        lines.append(f"  {step:<12}{state:<10}{_time(seconds[step]) if stale else '':>9}   {WORDS[step]}")
+        if step == until:
+            break
+    disk = windows * samples * 2
+    lines += [
+        "",
+        f"  at most {windows:,} windows of {made.window_s:g} s ({samples} samples), {disk / 1e9:.2f} GB of segments",
+        "  Times are orders of magnitude. Nothing was written.",
+    ]
+    return "\n".join(lines)
+
+
+def _seconds(made: Plan, windows: int) -> dict[str, float]:
+    """Return a rough time for each step."""
+    speed = GPU_FACTOR if made.device == "cuda" else 1.0
+    forward = FORWARD_PER_S.get(made.spec.name, SLOWEST_FORWARD) * speed
+    train = TRAIN_PER_S.get(made.spec.name, SLOWEST_TRAIN) * speed
+    learn = windows / forward
+    if made.fit == "finetune":
+        learn += 0.6 * windows / train * made.config.learn.epochs
+    encounters = windows / made.config.segments.n_segments
+    return {
+        "cohort": 1 + encounters / 2_000,
+        "split": 1.0,
+        "phenotypes": 1 + encounters / 10_000,
+        "segments": 2 + windows / WINDOWS_PER_S / made.workers,
+        "learn": 2 + learn,
+        "evaluate": 2 + encounters / 2_000,
+        "report": 10.0,
+    }
+
+
+def _time(seconds: float) -> str:
+    """Return seconds, minutes or hours, rounded as an estimate deserves."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _found(counts: dict[str, Any]) -> str:
+    """Return a source's quick counts in words."""
+    numbers = {name.removeprefix("n_").replace("_", " "): n for name, n in counts.items() if name.startswith("n_")}
+    words = [f"{n:,} {name}" for name, n in numbers.items()]
+    missing = counts.get("missing") or []
+    return ", ".join(words) + (f"; not there: {', '.join(missing)}" if missing else "")

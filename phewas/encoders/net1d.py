@@ -1,0 +1,194 @@
+"""Net1D: a one-dimensional residual network with grouped convolutions and squeeze-excitation, as AnyPPG uses it.
+
+State-dict keys, shapes and arithmetic are those of the published checkpoint, so that its file loads unchanged. Four
+details carry the numbers and are easy to get wrong:
+
+* padding depends on the input length: for kernel k and stride s the output has ceil(L / s) samples and the needed
+  zeros are split left p // 2, right p - p // 2;
+* the identity is max-pooled after zeros were appended on the right only;
+* a growing channel count is met by zero channels around the identity, half before and half after;
+* the first block of the network skips its first normalisation and activation, whose parameters exist all the same.
+
+References
+----------
+AnyPPG, arXiv:2511.01747, Table A1 (parameters per stage). Its text gives a stem of stride 1; the published code and
+weights use 2, which `stem_stride` states. Both load the same file, and give different embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class SameConv1d(nn.Module):
+    """Convolution whose output has ceil(samples / stride) samples, whatever the input length.
+
+    Parameters
+    ----------
+    channels_in, channels_out, kernel_size, stride, groups
+        As in ``nn.Conv1d``. The weights lie under the key ``conv``.
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel_size: int, *, stride: int = 1, groups: int = 1
+    ) -> None:
+        super().__init__()
+        self.kernel_size, self.stride = kernel_size, stride
+        self.conv = nn.Conv1d(channels_in, channels_out, kernel_size, stride=stride, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [batch, channels_in, samples] to [batch, channels_out, ceil(samples / stride)]."""
+        samples = x.shape[-1]
+        out = -(-samples // self.stride)
+        padding = max(0, (out - 1) * self.stride + self.kernel_size - samples)
+        if padding:
+            x = functional.pad(x, (padding // 2, padding - padding // 2))
+        return self.conv(x)  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Pre-activation bottleneck: 1x1, grouped kxk (with the stride), 1x1, squeeze-excitation, then the identity added.
+
+    Parameters
+    ----------
+    channels_in, channels_out
+        Channel counts; the output must not be narrower than the input.
+    first
+        Whether this is the network's first block, which skips ``bn1`` and the first activation.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        kernel_size: int,
+        stride: int,
+        group_width: int,
+        dropout: float,
+        first: bool,
+    ) -> None:
+        super().__init__()
+        self.stride, self.first = stride, first
+        self.grow = channels_out - channels_in
+        self.bn1 = nn.BatchNorm1d(channels_in)
+        self.conv1 = SameConv1d(channels_in, channels_out, 1)
+        self.bn2 = nn.BatchNorm1d(channels_out)
+        self.conv2 = SameConv1d(
+            channels_out, channels_out, kernel_size, stride=stride, groups=channels_out // group_width
+        )
+        self.bn3 = nn.BatchNorm1d(channels_out)
+        self.conv3 = SameConv1d(channels_out, channels_out, 1)
+        self.se_fc1 = nn.Linear(channels_out, channels_out // 2)
+        self.se_fc2 = nn.Linear(channels_out // 2, channels_out)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [batch, channels_in, samples] to [batch, channels_out, ceil(samples / stride)]."""
+        out = x if self.first else self.dropout(functional.silu(self.bn1(x)))
+        out = self.conv1(out)
+        out = self.conv2(self.dropout(functional.silu(self.bn2(out))))
+        out = self.conv3(self.dropout(functional.silu(self.bn3(out))))
+        squeeze = functional.silu(self.se_fc1(out.mean(-1)))
+        out = out * torch.sigmoid(self.se_fc2(squeeze)).unsqueeze(-1)
+        identity = x
+        if self.stride > 1:
+            # One zero on the right lets an odd length keep its last sample, as max(sample, 0).
+            identity = functional.max_pool1d(functional.pad(identity, (0, self.stride - 1)), self.stride)
+        if self.grow:
+            identity = functional.pad(identity, (0, 0, self.grow // 2, self.grow - self.grow // 2))
+        return out + identity
+
+
+class Stage(nn.Module):
+    """Blocks of one width; only the first has the stride."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        super().__init__()
+        self.block_list = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the blocks in order."""
+        for block in self.block_list:
+            x = block(x)
+        return x
+
+
+class Net1D(nn.Module):
+    """The whole encoder: stem, stages, mean over time.
+
+    Parameters
+    ----------
+    channels
+        Input channels.
+    base_filters
+        Channels of the stem.
+    filters, blocks
+        Channels and number of blocks of each stage.
+    kernel_size, stride
+        Of the stem and of each stage's first block.
+    group_width
+        Channels per group of the middle convolution.
+    stem_stride
+        Stride of the first convolution: 2 in the published model. A wrong value loads without error and gives other
+        embeddings, so it has no default.
+    dropout
+        Probability of zeroing before each convolution of a block, in training only.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int = 1,
+        base_filters: int,
+        filters: Sequence[int],
+        blocks: Sequence[int],
+        kernel_size: int,
+        stride: int,
+        group_width: int,
+        stem_stride: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.first_conv = SameConv1d(channels, base_filters, kernel_size, stride=stem_stride)
+        self.first_bn = nn.BatchNorm1d(base_filters)
+        stages, width = [], base_filters
+        for stage, (channels_out, count) in enumerate(zip(filters, blocks, strict=True)):
+            row = []
+            for position in range(count):
+                row.append(
+                    Block(
+                        width,
+                        channels_out,
+                        kernel_size=kernel_size,
+                        stride=stride if position == 0 else 1,
+                        group_width=group_width,
+                        dropout=dropout,
+                        first=stage == 0 and position == 0,
+                    )
+                )
+                width = channels_out
+            stages.append(Stage(row))
+        self.stage_list = nn.ModuleList(stages)
+        self.width = width
+
+    def feature_map(self, x: Tensor) -> Tensor:
+        """Map float32 [batch, channels, samples] to [batch, width, steps] before pooling."""
+        x = functional.silu(self.first_bn(self.first_conv(x)))
+        for stage in self.stage_list:
+            x = stage(x)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map float32 [batch, channels, samples], z-scored, to the embedding [batch, width]."""
+        pooled: Tensor = self.feature_map(x).mean(-1)
+        return pooled
+
+
+def build(**options: object) -> Net1D:
+    """Return a `Net1D` with random weights; the options are its arguments."""
+    return Net1D(**options)  # type: ignore[arg-type]

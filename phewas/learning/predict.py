@@ -1,0 +1,102 @@
+"""Score encounters: the mean logit over their windows, and the mean embedding for frozen use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from phewas.errors import LearningError
+from phewas.learning.labels import Study
+from phewas.learning.model import autocast
+from phewas.progress import progress
+from phewas.rundir import write_npy
+from phewas.segments.store import SegmentStore
+
+BATCH_SEGMENTS = 512
+BLOCK_ENCOUNTERS = 512
+
+
+def score(
+    model: nn.Module,
+    store: SegmentStore,
+    study: Study,
+    encounters: NDArray[np.int64],
+    *,
+    device: torch.device,
+) -> NDArray[np.float32]:
+    """Return the mean output over each encounter's windows.
+
+    Parameters
+    ----------
+    model
+        Maps [segments, channels, samples] to [segments, width]: a `PhenomeModel` (logits) or a bare encoder.
+    encounters
+        int64 positions in `study`.
+
+    Returns
+    -------
+    ndarray
+        float32 [encounters, width], averaged in float64.
+
+    Raises
+    ------
+    LearningError
+        An output is NaN or infinite.
+    """
+    first = study.encounters.get_column("row").to_numpy()
+    counts = study.encounters.get_column("n_windows").to_numpy()
+    rows = np.concatenate([np.arange(first[e], first[e] + counts[e]) for e in encounters.tolist()]).astype(np.int64)
+    owner = np.repeat(np.arange(len(encounters)), counts[encounters])
+    model.eval()
+    sums: NDArray[np.float64] | None = None
+    with torch.inference_mode():
+        for at in range(0, len(rows), BATCH_SEGMENTS):
+            part = slice(at, at + BATCH_SEGMENTS)
+            x = torch.from_numpy(store.gather(rows[part])).to(device).float()
+            with autocast(device):
+                out: Tensor = model(x)
+            values = out.double().cpu().numpy()
+            if sums is None:
+                sums = np.zeros((len(encounters), values.shape[1]))
+            np.add.at(sums, owner[part], values)
+    assert sums is not None
+    means: NDArray[np.float32] = (sums / counts[encounters][:, None]).astype(np.float32)
+    if not np.isfinite(means).all():
+        raise LearningError(
+            f"{int((~np.isfinite(means)).any(1).sum())} encounters have a score that is no number",
+            cure="lower the learning rates, or look at the windows of these recordings",
+        )
+    return means
+
+
+def in_blocks(
+    compute: Callable[[NDArray[np.int64]], NDArray[np.float32]],
+    encounters: NDArray[np.int64],
+    *,
+    folder: Path,
+    task: str,
+) -> NDArray[np.float32]:
+    """Compute rows block by block, each kept in a file at once, so that a killed run loses one block at most.
+
+    Parameters
+    ----------
+    compute
+        Maps int64 positions to float32 [positions, width].
+    folder
+        Where the blocks lie; the caller removes it when the result is safe.
+    """
+    blocks = [encounters[i : i + BLOCK_ENCOUNTERS] for i in range(0, len(encounters), BLOCK_ENCOUNTERS)]
+    done = []
+    with progress(task, total=len(encounters), unit="encounters") as advance:
+        for number, block in enumerate(blocks):
+            file = folder / f"{task}-{number:05d}.npy"
+            if not file.is_file():
+                write_npy(compute(block), file)
+            done.append(np.load(file, allow_pickle=False))
+            advance(len(block), "")
+    return np.concatenate(done)

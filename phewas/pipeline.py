@@ -1,0 +1,308 @@
+"""`run`: the steps in order, each redone only if something that it reads has changed."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import phewas
+from phewas.errors import PhewasError
+from phewas.plan import Plan
+from phewas.progress import say
+from phewas.rundir import RunDirectory, digest_of, locked
+
+if TYPE_CHECKING:
+    from phewas.reports.meta import ReportMeta
+
+STEPS = ("cohort", "split", "phenotypes", "segments", "learn", "evaluate", "report")
+
+# Where each step writes, below the run directory. Names that begin with a dot are unfinished work.
+WRITES: dict[str, tuple[str, ...]] = {
+    "cohort": tuple(
+        f"cohort/{name}.parquet" for name in ("patients", "encounters", "recordings", "diagnoses", "rejects", "flow")
+    ),
+    "split": ("cohort/splits.parquet", "cohort/disjointness.json", "cohort/flow_split.parquet"),
+    "phenotypes": ("phenotypes/**/*",),
+    "segments": ("segments/**/*",),
+    "learn": ("model/**/*", "predictions/**/*"),
+    "evaluate": ("results/**/*",),
+    "report": ("report/**/*",),
+}
+
+# Steps whose outputs each step reads.
+READS: dict[str, tuple[str, ...]] = {
+    "cohort": (),
+    "split": ("cohort",),
+    "phenotypes": ("cohort",),
+    "segments": ("cohort",),
+    "learn": ("segments", "phenotypes", "split"),
+    "evaluate": ("learn", "phenotypes", "split", "cohort"),
+    "report": ("evaluate", "learn", "segments", "phenotypes", "split", "cohort"),
+}
+
+
+def run(made: Plan, *, until: str | None = None) -> Path | None:
+    """Run the steps that are not current.
+
+    Parameters
+    ----------
+    made
+        From `phewas.plan.plan`.
+    until
+        Last step to run; None for all.
+
+    Returns
+    -------
+    Path or None
+        The report's page, if the report step was asked for.
+
+    Raises
+    ------
+    PhewasError
+        Whatever a step finds wrong. A run directory in which no step has finished is removed again.
+    """
+    directory = RunDirectory(made.out)
+    directory.claim(made.identity())
+    fresh = not made.out.exists()
+    made.out.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(made.out):
+            _describe(made, directory)
+            did = _run_steps(made, directory, until)
+    except PhewasError:
+        if fresh and not directory.manifest["steps"]:
+            shutil.rmtree(made.out)
+        raise
+    if not did:
+        say(f"Nothing to do: every step in {made.out} is up to date.")
+    return made.out / "report" / "index.html" if until in (None, "report") else None
+
+
+def is_current(made: Plan, directory: RunDirectory, step: str) -> bool:
+    """Tell whether a step, and each one that it reads, is done and untouched."""
+    if any(name not in directory.manifest["steps"] for name in READS[step]):
+        return False
+    return directory.is_current(step, fingerprint_of(made, directory, step))
+
+
+def fingerprint_of(made: Plan, directory: RunDirectory, step: str) -> str:
+    """Return the name of a step's inputs: version, settings, and the outputs of the steps it reads."""
+    read = {name: directory.outputs(name) for name in READS[step]}
+    return digest_of({"version": phewas.__version__, "settings": made.settings(step), "reads": read})
+
+
+def _run_steps(made: Plan, directory: RunDirectory, until: str | None) -> list[str]:
+    """Run what is not current, in order, and return the names."""
+    did = []
+    for step in STEPS:
+        fingerprint = fingerprint_of(made, directory, step)
+        if not directory.is_current(step, fingerprint):
+            _tell_what_changed(made, directory, step)
+            began = time.monotonic()
+            for name in directory.forget(step):
+                (made.out / name).unlink(missing_ok=True)
+            DO[step](made, fingerprint)
+            seconds = time.monotonic() - began
+            directory.finish(
+                step,
+                fingerprint=fingerprint,
+                outputs=list(_outputs(made.out, step)),
+                seconds=seconds,
+                settings=made.settings(step),
+            )
+            say(f"{step}: done in {seconds:.1f} s")
+            did.append(step)
+        if step == until:
+            break
+    return did
+
+
+def _outputs(out: Path, step: str) -> Iterator[Path]:
+    """Yield the files that a step has written."""
+    for pattern in WRITES[step]:
+        for file in out.glob(pattern):
+            hidden = any(part.startswith(".") for part in file.relative_to(out).parts)
+            if file.is_file() and not hidden:
+                yield file
+
+
+def _tell_what_changed(made: Plan, directory: RunDirectory, step: str) -> None:
+    """Say why a step that was finished before is done again."""
+    record = directory.manifest["steps"].get(step)
+    if record is None:
+        return
+    old, new = record["settings"], made.settings(step)
+    changed = [f"{name}: {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
+    say(f"{step}: done again, because " + ("; ".join(changed) if changed else "something that it reads has changed"))
+
+
+def _describe(made: Plan, directory: RunDirectory) -> None:
+    """Write versions, settings and command into the manifest."""
+    packages = ("numpy", "scipy", "polars", "torch", "wfdb", "matplotlib")
+    directory.manifest["versions"] = {"phewas": phewas.__version__, "python": platform.python_version()} | {
+        name: version(name) for name in packages
+    }
+    directory.manifest["config"] = made.config.model_dump(mode="json")
+    directory.manifest["command"] = made.command
+    directory.save()
+
+
+def _cohort(made: Plan, _: str) -> None:
+    made.source.build(made.root, made.out, workers=made.workers)
+
+
+def _split(made: Plan, _: str) -> None:
+    from phewas.cohorts import heldout
+
+    heldout.assign(
+        made.out,
+        rule=made.heldout,
+        seed=made.config.seed,
+        pretraining=made.spec.pretraining,
+        pretrained=made.pretrained,
+        card=made.source.card,
+        root=made.source.data_root(made.root, made.out),
+    )
+
+
+def _phenotypes(made: Plan, _: str) -> None:
+    from phewas.mappings import phenotypes, vocabulary
+    from phewas.rundir import write_json
+    from phewas.schema import Diagnoses, Encounters, Patients
+
+    summary = phenotypes.label(
+        diagnoses=Diagnoses.read(made.out),
+        encounters=Encounters.read(made.out),
+        patients=Patients.read(made.out),
+        vocabulary=vocabulary.load(made.config.phenotypes.vocabulary),
+        config=made.config.phenotypes,
+        min_code_days=made.min_code_days,
+        run=made.out,
+    )
+    write_json(summary, made.out / "phenotypes" / "summary.json")
+
+
+def _segments(made: Plan, fingerprint: str) -> None:
+    from phewas.segments.extract import extract
+
+    extract(
+        made.out,
+        root=made.source.data_root(made.root, made.out),
+        contract=made.spec.contract,
+        config=made.config.segments,
+        window_s=made.window_s,
+        seed=made.config.seed,
+        workers=made.workers,
+        fingerprint=fingerprint,
+    )
+
+
+def _learn(made: Plan, fingerprint: str) -> None:
+    from phewas.learning.step import Learn, learn, shuffled
+    from phewas.progress import progress
+    from phewas.schema import PermutationNull
+    from phewas.stats import crossfit
+
+    config = made.config
+    frozen = learn(
+        Learn(
+            run=made.out,
+            spec=made.spec,
+            weights=made.weights,
+            kind=made.fit,
+            config=config.learn,
+            minimum=config.evaluate.min_train_case_patients,
+            seed=config.seed,
+            device=made.device,
+            fingerprint=fingerprint,
+        )
+    )
+    if frozen is None:
+        return
+
+    def permute(number: int) -> Any:
+        return crossfit.permute_labels(frozen.labels, frozen.patients, seed=config.seed, permutation=number)
+
+    with progress("permutations", total=config.learn.permutations, unit="permutations") as advance:
+
+        def counted() -> Iterator[Any]:
+            for item in shuffled(frozen, permute, permutations=config.learn.permutations):
+                yield item
+                advance(1, "")
+
+        null = crossfit.null_from(counted(), phenotypes=frozen.phenotypes, folds=frozen.folds, clusters=frozen.patients)
+    PermutationNull.write(null, made.out)
+
+
+def _evaluate(made: Plan, _: str) -> None:
+    from phewas.stats.evaluate import evaluate
+
+    evaluate(
+        made.out,
+        config=made.config.evaluate,
+        seed=made.config.seed,
+        label_window=made.config.phenotypes.label_window,
+    )
+
+
+def _report(made: Plan, _: str) -> None:
+    from phewas.reports.build import build
+
+    build(made.out, small_cell=0 if made.source.card.public else made.config.report.small_cell, meta=_report_meta(made))
+
+
+def _report_meta(made: Plan) -> ReportMeta:
+    """Return what the report says that no table holds."""
+    from phewas.reports.meta import ReportMeta
+
+    spec, card = made.spec, made.source.card
+    encoder = {
+        "name": spec.title,
+        "what it is": spec.description,
+        "input": f"{'+'.join(spec.contract.channels)} at {spec.contract.fs_hz:g} Hz, {made.window_s:g}-s windows"
+        + (f", {spec.contract.band.low_hz:g}-{spec.contract.band.high_hz:g} Hz" if spec.contract.band else ""),
+        "embedding": f"{spec.width} numbers per window",
+        "weights": f"sha256 {made.weights_sha256}" if made.pretrained else "random, none loaded",
+        "pretrained on": ", ".join(spec.pretraining) if made.pretrained else "nothing",
+        "source": spec.source,
+        "licence": spec.licence,
+        "citation": spec.citation,
+    }
+    warnings = []
+    if not made.pretrained:
+        how = (
+            "trained from scratch on this cohort's own training patients" if made.fit == "finetune" else "never trained"
+        )
+        named = " The published weights were not used." if spec.pretrained else ""
+        warnings.append(f"The encoder {spec.name} started from random weights and was {how}.{named}")
+    return ReportMeta(
+        cohort=card.name,
+        cohort_title=card.title,
+        data_description=" ".join([card.description, *card.notes]),
+        encoder=spec.name,
+        encoder_card={name: text for name, text in encoder.items() if text},
+        fit=made.fit,
+        heldout=made.heldout,
+        seed=made.config.seed,
+        version=phewas.__version__,
+        command=made.command,
+        warnings=warnings,
+        settings=made.config.model_dump(mode="json", exclude={"data", "weights", "workers"})
+        | {"window_s": made.window_s, "min_code_days": made.min_code_days},
+    )
+
+
+DO: dict[str, Callable[[Plan, str], None]] = {
+    "cohort": _cohort,
+    "split": _split,
+    "phenotypes": _phenotypes,
+    "segments": _segments,
+    "learn": _learn,
+    "evaluate": _evaluate,
+    "report": _report,
+}

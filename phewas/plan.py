@@ -1,0 +1,187 @@
+"""What a run will do, with every default filled in and every input found, before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phewas import cohorts, settings
+from phewas.config import RunConfig
+from phewas.encoders import registry
+from phewas.encoders.registry import EncoderSpec
+from phewas.engine import default_workers
+from phewas.errors import ConfigError
+from phewas.progress import say
+from phewas.rundir import sha256_of
+
+if TYPE_CHECKING:
+    from phewas.cohorts.base import Source
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run with every default filled in and every input found.
+
+    `root` is the data folder (None where the cohort needs none); `weights` a file, ``random`` or None.
+    """
+
+    config: RunConfig
+    source: Source
+    spec: EncoderSpec
+    root: Path | None
+    weights: str | None
+    out: Path
+    command: str
+
+    @property
+    def fit(self) -> Any:
+        """``finetune`` or ``probe``."""
+        return self.config.fit or self.source.card.fit
+
+    @property
+    def heldout(self) -> str:
+        """The held-out rule."""
+        return self.config.heldout or self.source.card.heldout
+
+    @property
+    def window_s(self) -> float:
+        """Window length in seconds."""
+        return self.config.segments.window_s or self.source.card.window_s
+
+    @property
+    def min_code_days(self) -> int:
+        """Distinct days that a case needs."""
+        return self.config.phenotypes.min_code_days or self.source.card.min_code_days
+
+    @property
+    def workers(self) -> int:
+        """Number of processes."""
+        return self.config.workers or default_workers()
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the encoder starts from weights that have seen patients."""
+        return self.weights not in (None, "random")
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """Hash of the weights file; ``random`` without one."""
+        return sha256_of(Path(str(self.weights))) if self.pretrained else "random"
+
+    @cached_property
+    def data_fingerprint(self) -> str:
+        """Hash of what the cohort reads."""
+        return self.source.fingerprint(self.root)
+
+    def identity(self) -> dict[str, str]:
+        """Return what ties a run directory to its run."""
+        return {
+            "cohort": self.config.cohort,
+            "data": self.data_fingerprint,
+            "encoder": self.spec.name,
+            "weights": self.weights_sha256,
+        }
+
+    def settings(self, step: str) -> dict[str, Any]:
+        """Return the settings that a step's result depends on."""
+        config, card = self.config, self.source.card
+        match step:
+            case "cohort":
+                return {"data": self.data_fingerprint, "index_channel": card.index_channel}
+            case "split":
+                rule = self.heldout
+                manifest = rule.removeprefix("manifest:") if rule.startswith("manifest:") else None
+                return {
+                    "heldout": rule,
+                    "manifest": sha256_of(Path(manifest)) if manifest and Path(manifest).is_file() else None,
+                    "seed": config.seed,
+                    "pretrained": self.pretrained,
+                    "pretraining": list(self.spec.pretraining),
+                }
+            case "phenotypes":
+                return config.phenotypes.model_dump() | {"min_code_days": self.min_code_days}
+            case "segments":
+                shards = config.segments.model_dump() | {"window_s": self.window_s}
+                return shards | {"contract": self.spec.contract.digest, "seed": config.seed}
+            case "learn":
+                return config.learn.model_dump() | {
+                    "fit": self.fit,
+                    "seed": config.seed,
+                    "encoder": self.spec.name,
+                    "weights": self.weights_sha256,
+                    "device": self.device,
+                    "minimum": config.evaluate.min_train_case_patients,
+                }
+            case "evaluate":
+                window = {"label_window": config.phenotypes.label_window, "seed": config.seed}
+                return config.evaluate.model_dump() | window
+            case _:
+                return config.report.model_dump() | {"public": card.public}
+
+    @cached_property
+    def device(self) -> str:
+        """``cpu`` or ``cuda``."""
+        from phewas.learning.model import pick_device
+
+        return pick_device(self.config.device).type
+
+
+def plan(config: RunConfig, *, out: Path | None, command: str) -> Plan:
+    """Find everything that a run needs, before anything is written.
+
+    Raises
+    ------
+    PhewasError
+        An unknown cohort or encoder, missing data or weights (one message names all of them), or weights that do not
+        fit the encoder.
+    """
+    source = cohorts.get(config.cohort)
+    spec = registry.get(config.encoder or source.card.encoder)
+    root = settings.data_root(config) if source.card.needs_data else None
+    weights = settings.weights_of(config, spec.name)
+    _complain_about_missing(config, source, spec, root, weights)
+    if spec.contract.channels[0] != source.card.index_channel:
+        raise ConfigError(
+            f"{spec.name} takes {spec.contract.channels[0]} and the cohort {config.cohort} is indexed by "
+            f"{source.card.index_channel}",
+            cure="phewas encoders lists the encoders with their channels",
+        )
+    if weights == "random":
+        say(f"{spec.name} starts from random weights, as asked for: its results are not those of the published model.")
+    folder = out or Path("phewas-runs") / f"{config.cohort}-{spec.name}"
+    made = Plan(config, source, spec, root, weights, folder, command)
+    if made.pretrained:
+        from phewas.encoders import checkpoint
+
+        checkpoint.load(spec.build(), Path(str(weights)), spec=spec)
+        if spec.sha256 and made.weights_sha256 != spec.sha256:
+            say(
+                f"The weights fit {spec.name}, but their sha256 {made.weights_sha256[:12]}... is not the published "
+                f"{spec.sha256[:12]}...: fine for your own training, otherwise obtain the file again."
+            )
+    return made
+
+
+def _complain_about_missing(
+    config: RunConfig, source: Source, spec: EncoderSpec, root: Path | None, weights: str | None
+) -> None:
+    """Say in one message what the run lacks, how to give it, where to get it, and what runs without."""
+    found, cure = [], []
+    if source.card.needs_data and root is None:
+        found.append(f"The data folder of the cohort {config.cohort} is not known.")
+        cure.append(
+            f"give the data folder with --data FOLDER, or once and for all in {settings.PLACES_FILE} (here or in "
+            f'{settings.user_folder()}) as [cohorts.{config.cohort}] data = "FOLDER", or as {settings.DATA_VARIABLE}.\n'
+            f"    Where to get it: {source.card.obtain}\n    Without data: --cohort demo"
+        )
+    if spec.pretrained and weights is None:
+        found.append(f"The weights of the encoder {spec.name} are not known.")
+        cure.append(
+            f"give the weights with --weights FILE, or in {settings.PLACES_FILE} as [encoders.{spec.name}] "
+            f'weights = "FILE".\n    Where to get them: {spec.source} (licence: {spec.licence})\n'
+            f"    Without weights: --encoder net1d-small; or --weights random for {spec.name} untrained"
+        )
+    if found:
+        raise ConfigError(" ".join(found), cure="\n  - ".join(["", *cure]))

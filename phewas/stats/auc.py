@@ -1,0 +1,238 @@
+"""AUC per phenotype with its interval and its p-value, patients being the independent unit.
+
+Interval: logit scale, DeLong variance (clustered by patient after Obuchowski 1997), Student quantile with Satterthwaite
+df. Test against 0.5: the same variance as a Wald t, which for independent rows is the Brunner-Munzel test. Where the
+variance is 0 the interval is Newcombe's method 5.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special, stats
+
+from phewas.stats.placement import Clusters, Components, Placement, columns, components, place
+from phewas.stats.placement import influence as influence
+from phewas.stats.placement import placements as placements
+from phewas.stats.tails import LOG10, Floats, logit_bounds, newcombe_bounds, t_quantile, t_two_sided
+
+Text = NDArray[np.str_]
+Counts = NDArray[np.int64]
+
+LOGIT_DELONG = "logit DeLong, t"
+LOGIT_OBUCHOWSKI = "logit Obuchowski (patient-clustered DeLong), t"
+NEWCOMBE = "Newcombe method 5"
+BRUNNER_MUNZEL = "Brunner-Munzel t"
+CLUSTERED_T = "patient-clustered Wald t"
+EXACT_SEPARATION = "exact permutation of separated patients"
+
+
+@dataclass(frozen=True)
+class Auc:
+    """AUCs of P phenotypes; every field is an array [P].
+
+    Attributes
+    ----------
+    auc
+        float64 in [0, 1]; NaN without cases or without controls.
+    se
+        float64; NaN with fewer than two case or control clusters.
+    low, high
+        float64 in [0, 1], bounds at `level`; NaN where `se` is.
+    ci_method
+        How the bounds were made; empty where there are none.
+    zero_variance
+        bool: the variance is 0, as for constant scores or complete separation.
+    n_cases, n_controls
+        int64, rows.
+    n_case_clusters, n_control_clusters
+        int64, clusters (patients) with at least one such row.
+    statistic
+        float64, (AUC - 0.5) / se; NaN where se is 0 or NaN.
+    p, neg_log10_p
+        float64, two-sided against AUC 0.5; p = 1 for constant scores. `neg_log10_p` does not underflow.
+    p_test
+        Name of the test; empty where there is none.
+    df
+        float64, Satterthwaite degrees of freedom; NaN where there is no t.
+    average_precision
+        float64 in (0, 1]; NaN without cases or without controls.
+    level
+        Confidence level, one number.
+    """
+
+    auc: Floats
+    se: Floats
+    low: Floats
+    high: Floats
+    ci_method: Text
+    zero_variance: NDArray[np.bool_]
+    n_cases: Counts
+    n_controls: Counts
+    n_case_clusters: Counts
+    n_control_clusters: Counts
+    statistic: Floats
+    p: Floats
+    neg_log10_p: Floats
+    p_test: Text
+    df: Floats
+    average_precision: Floats
+    level: float
+
+    def __len__(self) -> int:
+        return len(self.auc)
+
+    def row(self, j: int) -> dict[str, Any]:
+        """Return phenotype `j` as plain numbers by field name."""
+        return {name: value[j].item() for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+
+
+@dataclass(frozen=True)
+class Moments:
+    """AUC and variance of P phenotypes without any inference: what permutations need. Fields are arrays [P].
+
+    `log_ways` is the natural log of the number of ways to choose the case patients among all patients that have cases
+    only or controls only; the exact test of complete separation needs it.
+    """
+
+    auc: Floats
+    variance: Floats
+    df: Floats
+    average_precision: Floats
+    n_cases: Counts
+    n_controls: Counts
+    n_case_clusters: Counts
+    n_control_clusters: Counts
+    log_ways: Floats
+
+
+def moments(scores: NDArray[Any], labels: NDArray[Any], *, clusters: NDArray[Any] | None = None) -> Moments:
+    """Return AUC, variance and counts for each column; arguments as for `auc_matrix`."""
+    groups = Clusters.of(clusters, len(scores))
+    size = np.shape(scores)[1] if np.ndim(scores) == 2 else 0
+    numbers = np.full((4, size), np.nan)
+    counts = np.zeros((4, size), dtype=np.int64)
+    ways = np.zeros(size)
+    for j, score, label in columns(scores, labels):
+        placed = place(score, label)
+        spread = _components(placed, groups)
+        numbers[:, j] = placed.auc, spread.variance, spread.df, placed.average_precision
+        counts[:, j] = len(placed.cases), len(placed.controls), spread.n_case_clusters, spread.n_control_clusters
+        ways[j] = _log_ways(spread.n_case_clusters, spread.n_control_clusters, spread.n_clusters)
+    return Moments(
+        auc=numbers[0], variance=numbers[1], df=numbers[2], average_precision=numbers[3], n_cases=counts[0],
+        n_controls=counts[1], n_case_clusters=counts[2], n_control_clusters=counts[3], log_ways=ways,
+    )
+
+
+def _components(placed: Placement, groups: Clusters) -> Components:
+    """Return the variance of one AUC."""
+    return components(placed.v10 - placed.auc, placed.v01 - placed.auc, placed, groups)
+
+
+def _log_ways(i10: int, i01: int, i_all: int) -> float:
+    """Return log of the binomial coefficient of patients with cases only among patients of one kind only."""
+    only10, only01 = i_all - i01, i_all - i10
+    return float(special.gammaln(only10 + only01 + 1) - special.gammaln(only10 + 1) - special.gammaln(only01 + 1))
+
+
+def auc_matrix(
+    scores: NDArray[Any], labels: NDArray[Any], *, clusters: NDArray[Any] | None = None, level: float = 0.95
+) -> Auc:
+    """Compute the AUC of every column with interval and test.
+
+    Parameters
+    ----------
+    scores
+        float [N, P] (a memory map will do); larger means more likely a case. float32 is compared as float32. Logits
+        are better than half-precision probabilities, whose ties change the AUC.
+    labels
+        int8 [N, P]: 1 case, 0 control, -1 excluded.
+    clusters
+        Patient of each row, integers or text [N]; None only where rows are independent. The order of codes is
+        irrelevant.
+    level
+        Confidence level in (0, 1).
+
+    Returns
+    -------
+    Auc
+        Undefined values are NaN, never 0.5.
+
+    Raises
+    ------
+    StatisticsError
+        Shapes differ, labels are others than 1, 0, -1, or a score is NaN where the row is not excluded.
+
+    Notes
+    -----
+    Variance as in `phewas.stats.placement.components`. A constant score has AUC 0.5, variance 0 and p = 1. Complete
+    separation (AUC 0 or 1) has variance 0; its p is exact over patients, 2 / C(I10 + I01, I10), counting only patients
+    who have cases alone or controls alone. Newcombe's interval takes patients, not rows, as its sample sizes.
+
+    References
+    ----------
+    DeLong et al. 1988, Biometrics 44:837. Obuchowski 1997, Biometrics 53:567. Brunner and Munzel 2000, Biom J 42:17.
+    Newcombe 2006, Stat Med 25:559.
+
+    Examples
+    --------
+    >>> result = auc_matrix(np.array([[3.0], [1.0], [2.0], [0.0]]), np.array([[1], [1], [0], [0]]))
+    >>> float(result.auc[0])
+    0.75
+    """
+    return _infer(moments(scores, labels, clusters=clusters), clustered=clusters is not None, level=level)
+
+
+def auc(
+    score: NDArray[Any], label: NDArray[Any], *, clusters: NDArray[Any] | None = None, level: float = 0.95
+) -> Auc:
+    """Compute one AUC: `auc_matrix` for one score [N] and one label [N]; every field has length 1."""
+    return auc_matrix(np.asarray(score)[:, None], np.asarray(label)[:, None], clusters=clusters, level=level)
+
+
+def _infer(found: Moments, *, clustered: bool, level: float) -> Auc:
+    """Turn moments into intervals and tests."""
+    a, se = found.auc, np.sqrt(found.variance)
+    zero = found.variance == 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        statistic = np.where(zero, np.nan, (a - 0.5) / se)
+    df = np.where(zero, np.nan, found.df)
+    p, logs = t_two_sided(statistic, df)
+    low, high = logit_bounds(a, se, t_quantile(level, df))
+    test = np.where(np.isnan(p), "", CLUSTERED_T if clustered else BRUNNER_MUNZEL).astype("U48")
+    method = np.where(np.isnan(low), "", LOGIT_OBUCHOWSKI if clustered else LOGIT_DELONG).astype("U48")
+    for j in np.flatnonzero(zero):
+        low[j], high[j] = newcombe_bounds(a[j], found.n_case_clusters[j], found.n_control_clusters[j],
+                                          z=float(stats.norm.ppf(0.5 + level / 2)))
+        method[j] = NEWCOMBE
+        if a[j] == 0.5:
+            p[j], logs[j], test[j] = 1.0, 0.0, CLUSTERED_T if clustered else BRUNNER_MUNZEL
+        elif a[j] in (0.0, 1.0):
+            logs[j] = max((found.log_ways[j] - math.log(2.0)) / LOG10, 0.0)
+            p[j], test[j] = 10.0 ** -logs[j], EXACT_SEPARATION
+    return Auc(
+        auc=a, se=se, low=low, high=high, ci_method=method, zero_variance=zero, n_cases=found.n_cases,
+        n_controls=found.n_controls, n_case_clusters=found.n_case_clusters,
+        n_control_clusters=found.n_control_clusters, statistic=statistic, p=p, neg_log10_p=logs, p_test=test, df=df,
+        average_precision=found.average_precision, level=level,
+    )
+
+
+def inflate(result: Auc, factor: Floats, *, method: str) -> Auc:
+    """Multiply the standard errors by `factor` (float64 [P], at least 1) and make the bounds anew.
+
+    The df stay; Newcombe bounds are widened by the same factor on their quantile. The p-values are left as they are.
+    """
+    se = result.se * factor
+    low, high = logit_bounds(result.auc, se, t_quantile(result.level, result.df))
+    z = float(stats.norm.ppf(0.5 + result.level / 2))
+    for j in np.flatnonzero(result.zero_variance & np.isfinite(factor)):
+        low[j], high[j] = newcombe_bounds(result.auc[j], result.n_case_clusters[j], result.n_control_clusters[j],
+                                          z=z * factor[j])
+    named = np.where(np.isnan(low), "", np.where(result.zero_variance, NEWCOMBE, method)).astype("U80")
+    return replace(result, se=se, low=low, high=high, ci_method=named)

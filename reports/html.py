@@ -1,0 +1,168 @@
+"""The page: words and numbers for the template, and one self-contained file out of it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import polars as pl
+from markupsafe import Markup
+
+from phewas.reports.layout import chapter_colour, shorten
+from phewas.reports.manhattan import status_words
+from phewas.reports.meta import ReportMeta
+from phewas.reports.tables import ROUNDED, estimate_text, interval_text, p_text, shown
+
+CELL_WIDTH = 200  # characters of a description on the page; the CSV has it in full
+PERSONS = ("patient", "case", "control", "encounter", "segment", "recording", "person")
+FLAG_WORDS = {"few_cases": "few cases"}
+
+
+def clean(value: Any, width: int = 0) -> str:
+    """Return text without control and direction-changing characters, cut to `width` characters if that is above 0.
+
+    Escaping is the template's work; this removes what escaping leaves: characters that are invalid in HTML, and those
+    that turn the reading order of the words around them.
+    """
+    text = "".join(c for c in str(value) if (c >= " " or c in "\t\n") and not "\x7f" <= c <= "\x9f"
+                   and c not in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufffe\uffff"
+                   and not "\ud800" <= c <= "\udfff")
+    return shorten(text, width=width) if width else text
+
+
+def flags(text: str) -> list[str]:
+    """Return the flags of one row, which the table keeps in one cell."""
+    return [f for f in (part.strip() for part in text.split(";")) if f]
+
+
+def flag_words(text: str) -> list[str]:
+    """Return the flags of one row in words."""
+    return [FLAG_WORDS.get(f, f.replace("_", " ")) for f in flags(text)]
+
+
+def tested_rows(protected: pl.DataFrame, *, small_cell: int, colours: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the page's main table: tested phenotypes, best AUC first, ties and blanks by identifier.
+
+    Parameters
+    ----------
+    protected
+        As `phewas.reports.tables.protect` returns it.
+    small_cell
+        For the words that stand for hidden counts.
+    colours
+        Colour by chapter name.
+    """
+    rows = protected.filter(pl.col("status") == "tested").sort(
+        ["auc", "phenotype"], descending=[True, False], nulls_last=True
+    )
+    return [
+        {
+            "phenotype": clean(r["phenotype"], width=40), "description": clean(r["description"], width=CELL_WIDTH),
+            "chapter": clean(r["chapter"], width=60), "colour": colours.get(r["chapter"], "#777777"),
+            "sex": {"F": "women", "M": "men"}.get(r["sex"], ""),
+            "cases": shown(r["n_case_patients"], small_cell=small_cell, rounded=r[ROUNDED]),
+            "cases_sort": r["n_case_patients"] or 0,
+            "auc": estimate_text(r["auc"]), "auc_sort": _sortable(r["auc"]),
+            "interval": interval_text(r["auc_low"], r["auc_high"]),
+            "q": p_text(r["q_fdr"]), "q_sort": _sortable(r["q_fdr"]),
+            "significant": r["q_fdr"] is not None and r["q_fdr"] < 0.05,
+            "baseline": estimate_text(r["baseline_auc"]), "baseline_sort": _sortable(r["baseline_auc"]),
+            "delta": estimate_text(r["delta_auc"], signed=True), "delta_sort": _sortable(r["delta_auc"]),
+            "delta_interval": interval_text(r["delta_low"], r["delta_high"], signed=True),
+            "lift": "–" if r["ap_lift"] is None else f"{r['ap_lift']:.1f}", "lift_sort": _sortable(r["ap_lift"]),
+            "flags": [clean(f, width=60) for f in flag_words(r["flags"])],
+        }
+        for r in rows.iter_rows(named=True)
+    ]
+
+
+def _sortable(value: float | None) -> str:
+    return "" if value is None else repr(value)
+
+
+def untested_rows(protected: pl.DataFrame, *, small_cell: int) -> dict[str, Any]:
+    """Return the phenotypes that were not tested: how many for which reason, and one by one."""
+    rows = protected.filter(pl.col("status") != "tested")
+    reasons = rows.group_by("status").len("n").sort(["n", "status"], descending=[True, False])
+    return {
+        "reasons": [(clean(status_words(s), width=80), f"{n:,}") for s, n in reasons.rows()],
+        "rows": [
+            {"phenotype": clean(r["phenotype"], width=40), "description": clean(r["description"], width=CELL_WIDTH),
+             "chapter": clean(r["chapter"], width=60), "reason": clean(status_words(r["status"]), width=80),
+             "cases": shown(r["n_case_patients"], small_cell=small_cell, rounded=r[ROUNDED])}
+            for r in rows.iter_rows(named=True)
+        ],
+        "n": f"{rows.height:,}",
+    }
+
+
+def chapter_rows(
+    chapters: pl.DataFrame, protected: pl.DataFrame, *, colours: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Return the chapter table, in the vocabulary's order.
+
+    Mean and median are blank in a chapter with a tested phenotype whose AUC `protected` hides: with few phenotypes they
+    would give it away.
+    """
+    hidden = pl.col("n_case_patients").is_null() | pl.col("n_control_patients").is_null()
+    veiled = set(protected.filter((pl.col("status") == "tested") & hidden).get_column("chapter").to_list())
+    return [
+        {"chapter": clean(r["chapter"], width=60), "colour": colours.get(r["chapter"], "#777777"),
+         **{k: f"{r[k]:,}" for k in ("n_phenotypes", "n_tested", "n_significant", "n_auc_70", "n_beats_baseline")},
+         "mean": estimate_text(None if r["chapter"] in veiled else r["mean_auc"]),
+         "median": estimate_text(None if r["chapter"] in veiled else r["median_auc"])}
+        for r in chapters.sort("chapter_order", "chapter").iter_rows(named=True)
+    ]
+
+
+def overview_rows(overview: pl.DataFrame, *, small_cell: int, rounded: bool) -> list[dict[str, str]]:
+    """Return the headline figures with their meaning; numbers of people obey the small-cell rule."""
+    rows = []
+    for measure, value, meaning in overview.select("measure", "value", "meaning").iter_rows():
+        if value is None or value != value:
+            text = "–"
+        elif float(value).is_integer():
+            people = any(word in measure for word in PERSONS) and "phenotype" not in measure
+            text = shown(int(value), small_cell=small_cell if people else 0, rounded=people and rounded)
+        else:
+            text = estimate_text(value)
+        rows.append({"value": text, "measure": clean(measure, width=60),
+                     "meaning": clean(meaning, width=300)})
+    return rows
+
+
+def chapter_colours(results: pl.DataFrame) -> dict[str, str]:
+    """Return the colour of each chapter, as the figure uses it."""
+    chapters = results.select("chapter_order", "chapter").unique().sort("chapter_order", "chapter")
+    names = list(dict.fromkeys(chapters.get_column("chapter").to_list()))
+    return {name: chapter_colour(i) for i, name in enumerate(names)}
+
+
+def data_uri(png: bytes) -> str:
+    """Return PNG bytes as a data URI, so that the page needs no second file."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def render(*, meta: ReportMeta, **parts: Any) -> str:
+    """Fill the template; autoescape is on, undefined names are an error, nothing is loaded from elsewhere.
+
+    The page forbids itself every request and every script but its own, named by hash.
+    """
+    folder = files("phewas.reports") / "templates"
+    css, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    sources = {"report.html.j2": (folder / "report.html.j2").read_text(encoding="utf-8")}
+    environment = jinja2.Environment(
+        loader=jinja2.DictLoader(sources), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )
+    environment.filters["clean"] = clean
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    # Style and script are files of this package, not text from outside.
+    return environment.get_template("report.html.j2").render(
+        meta=meta, css=Markup(css), script=Markup(script),
+        script_hash=f"sha256-{digest}", **parts,
+    )

@@ -1,0 +1,199 @@
+"""The page and the files beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+
+import polars as pl
+import pytest
+
+from phewas.errors import SchemaError
+from phewas.reports import build
+from phewas.reports.training import read_history
+from phewas.schema import Flow, PhenotypeResults, Rejects, Splits, Unmapped
+
+VOID = {"meta", "link", "img", "input", "br"}
+HOSTILE = ["<script>alert(1)</script>", "=HYPERLINK(\"http://x\")", "x" * 10_000, "糖尿病 ßéø العربية",
+           "\x00\x1b\u202eevil", "{{ 7*7 }}", "</style><img src=x onerror=alert(1)>", "$\\alpha$", "'\"--><svg/onload=1>"]
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would see, and complains about tags that do not close."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.words, self.ids = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.ids += [v for k, v in attrs if k == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def read(path):
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    assert reader.open == []
+    assert len(set(reader.ids)) == len(reader.ids)
+    return reader
+
+
+def test_the_page_says_it_all(phenome, make_run, about):
+    page = read(build(make_run(phenome(60)), meta=about, small_cell=11))
+    for words in (
+        "Which diseases can net see in Demo cohort?", "The encoder is untrained.", "cannot be excluded",
+        "no PPG recording", "1,111", "the code is a placeholder for 'no code'", "1,234", "Z00.0", "456",
+        "best mean tuning AUC 0.612 in epoch 2", "at least 2 distinct days", "phewas run --cohort demo",
+        "raw and not for sharing", "phenotypes were not tested", "too few case patients", "0.643", "777",
+    ):
+        assert words in page.text, words
+    assert "SECRET" not in page.text
+
+
+def test_files_beside_the_page(phenome, make_run, about):
+    report = build(make_run(phenome(60)), meta=about, small_cell=11).parent
+    assert {str(p.relative_to(report)) for p in report.rglob("*") if p.is_file()} == {
+        "index.html", "figures/manhattan_auc.png", "figures/manhattan_auc.pdf", "tables/phenotypes.csv",
+        "tables/phenotypes.parquet",
+    }
+    links = [a["href"] for tag, a in read(report / "index.html").tags if tag == "a"]
+    assert all(link.startswith("#") or (report / link).is_file() for link in links)
+    assert (report / "figures" / "manhattan_auc.png").read_bytes()[:4] == b"\x89PNG"
+    assert pl.read_parquet(report / "tables" / "phenotypes.parquet").height == 60
+
+
+def test_nothing_is_fetched_and_everything_is_named(phenome, make_run, about):
+    path = build(make_run(phenome(60)), meta=about, small_cell=11)
+    page, source = read(path), path.read_text(encoding="utf-8")
+    tags = [tag for tag, _ in page.tags]
+    assert {"header", "main", "nav", "footer"} <= set(tags)
+    assert tags.count("h1") == 1
+    assert tags.count("table") == tags.count("caption")
+    assert not {"link", "iframe", "object"} & set(tags)
+    assert all(a["src"].startswith("data:image/png;base64,") and len(a["alt"]) > 20 for t, a in page.tags if t == "img")
+    assert not re.search(r"(https?:)?//[a-z]", re.sub(r"data:[^\"]*", "", source))
+    assert not [a for _, a in page.tags if any(name.startswith("on") for name in a)]
+    targets = {a["href"][1:] for t, a in page.tags if t == "a" and a["href"].startswith("#")}
+    assert targets <= set(page.ids)
+    assert "default-src 'none'" in source
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_stays_text(row, make_run, about, text):
+    results = PhenotypeResults.build([row(f"{i}.1", description=text, chapter=text) for i in range(1, 4)])
+    run = make_run(
+        results,
+        flow=Flow.build([{"step": text, "unit": "rows", "n_in": 300, "n_out": 200, "reason": text}]),
+        unmapped=Unmapped.build([
+            {"code": text, "vocabulary": "unknown", "n_rows": 99, "n_patients": 50, "reason": text}]),
+    )
+    (run / "cohort" / "disjointness.json").write_text(json.dumps({"rule": text, "note": text, "contamination": text}))
+    words = {f.name: text for f in dataclasses.fields(about) if isinstance(getattr(about, f.name), str)}
+    meta = dataclasses.replace(about, **words, warnings=[text], encoder_card={text: text},
+                               settings={text: {text: text}})
+    path = build(run, meta=meta, small_cell=11)
+    page, source = read(path), path.read_text(encoding="utf-8")
+    assert [t for t, _ in page.tags].count("script") == 1
+    assert [t for t, _ in page.tags].count("img") == 2
+    assert not {"svg"} & {t for t, _ in page.tags}
+    assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e]", source)
+    assert len(source) < 2_000_000
+    assert "49" not in re.findall(r"<h1>(.*)</h1>", source)[0]
+
+
+def test_small_counts_appear_nowhere(row, make_run, about):
+    blank = {k: None for k, c in PhenotypeResults.columns().items() if c.nullable}
+    results = PhenotypeResults.build([
+        row("1.1", n_excluded=7), row("2.1"),
+        row("3.1", **{**blank, "status": "too_few_cases", "n_case_patients": 7, "n_cases": 7}),
+    ])
+    sides = ["train"] * 333 + ["tuning"] * 7 + ["held_out"] * 111
+    run = make_run(
+        results,
+        flow=Flow.build([{"step": "cohort", "unit": "patients", "n_in": 458, "n_out": 451, "reason": "no signal"}]),
+        splits=Splits.build({"patient_id": f"p{i}", "split": s, "why": ""} for i, s in enumerate(sides)),
+        rejects=Rejects.build(
+            {"table": "t", "source": "s", "reason": r} for r in ["no_date"] * 7 + ["blank_id"] * 33),
+        unmapped=Unmapped.build([
+            {"code": "A", "vocabulary": "unknown", "n_rows": 33, "n_patients": 7, "reason": "none"}]),
+    )
+    page = read(build(run, meta=dataclasses.replace(about, seed=1), small_cell=11))
+    numbers = re.findall(r"(?<![\d.,])\d[\d,]*(?![\d.,]*\d)", page.text)
+    assert not {"7", "458", "451", "333", "111", "33", "1,003"} & set(numbers)
+    assert page.text.count("<11") >= 6
+    assert {"≈460", "≈450", "≈330", "≈110", "≈30", "≈1,000"} <= set(page.text.split())
+    page = read(build(run, meta=about, small_cell=0))
+    assert {"458", "451", "333", "111"} <= set(page.text.split())
+    assert "<11" not in page.text
+
+
+def test_segments_as_units_mark_table_figure_and_page(phenome, make_run, about):
+    path = build(make_run(phenome(20, unit="segment")), meta=about, small_cell=11)
+    page = read(path)
+    assert page.text.count("Segments are counted as if") == 2
+    assert "segments as units" in page.text
+    assert "segment" in pl.read_csv(path.parent / "tables" / "phenotypes.csv")["unit"].to_list()
+
+
+def test_patients_on_two_sides_are_counted_not_named(phenome, make_run, about):
+    run = make_run(phenome(5))
+    (run / "cohort" / "disjointness.json").write_text(json.dumps({"intersection": ["SECRET1"] * 12}))
+    text = read(build(run, meta=about, small_cell=11)).text
+    assert "Patients on two sides of the study: 12." in text
+    assert "SECRET" not in text
+
+
+def test_two_builds_same_bytes(phenome, make_run, about):
+    run = make_run(phenome(60))
+    report = build(run, meta=about, small_cell=11).parent
+    first = {p: p.read_bytes() for p in report.rglob("*") if p.is_file()}
+    build(run, meta=about, small_cell=11)
+    assert first == {p: p.read_bytes() for p in report.rglob("*") if p.is_file()}
+
+
+def test_the_least_of_runs(phenome, make_run, about):
+    run = make_run(phenome(4, tested=-1.0), flow=Flow.empty(), rejects=Rejects.empty(), unmapped=Unmapped.empty())
+    (run / "cohort" / "disjointness.json").unlink()
+    (run / "model" / "history.csv").unlink()
+    text = read(build(run, meta=about, small_cell=11)).text
+    for words in ("No phenotype was tested.", "Every diagnosis code reached a phenotype.", "The flow table is empty."):
+        assert words in text
+
+
+def test_nothing_but_holes(phenome, make_run, about):
+    holes = [pl.lit(float("nan")).alias(k) for k, c in PhenotypeResults.columns().items()
+             if c.nullable and c.dtype == pl.Float64]
+    text = read(build(make_run(phenome(30).with_columns(holes)), meta=about, small_cell=11)).text
+    assert "nan" not in text.lower().split()
+
+
+def test_faults_are_told_in_words(phenome, make_run, about):
+    run = make_run(phenome(4))
+    (run / "model" / "history.csv").write_text("epoch\n1\n")
+    with pytest.raises(SchemaError, match="lacks the columns"):
+        build(run, meta=about, small_cell=11)
+    (run / "model" / "history.csv").write_bytes(b"")
+    with pytest.raises(SchemaError, match="cannot be read"):
+        read_history(run / "model" / "history.csv")
+    (run / "cohort" / "disjointness.json").write_text("[")
+    with pytest.raises(SchemaError, match="not valid JSON"):
+        build(run, meta=about, small_cell=11)
+    (run / "results" / "chapters.parquet").unlink()
+    (run / "cohort" / "disjointness.json").unlink()
+    with pytest.raises(SchemaError, match="missing"):
+        build(run, meta=about, small_cell=11)
