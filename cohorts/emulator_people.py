@@ -80,7 +80,7 @@ def people(*, patients: int, seed: int) -> list[Person]:
         rng = generator(seed, "visits", index)
         count = min(1 + int(rng.negative_binomial(0.6, 0.47)), 60)
         visits, age = [], _age(index, seed)
-        arrival = dt.datetime(int(rng.integers(2206, 2288)), 1, 1) + dt.timedelta(minutes=int(rng.integers(0, 525_600)))
+        arrival = dt.datetime(int(rng.integers(2210, 2292)), 1, 1) + dt.timedelta(minutes=int(rng.integers(0, 525_600)))
         first = arrival
         person = _with_onsets(person, first.date(), age, seed)
         for number in range(1, count + 1):

@@ -21,7 +21,7 @@ def say(message: str) -> None:
 
 
 @contextlib.contextmanager
-def progress(task: str, *, total: int, unit: str) -> Iterator[Advance]:
+def progress(task: str, *, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
     """Show how far `task` is.
 
     Parameters
@@ -32,6 +32,8 @@ def progress(task: str, *, total: int, unit: str) -> Iterator[Advance]:
         How many units there are.
     unit
         What is counted, in the plural.
+    done
+        How many were done before, in an earlier run; they do not count for the rate.
 
     Yields
     ------
@@ -39,15 +41,15 @@ def progress(task: str, *, total: int, unit: str) -> Iterator[Advance]:
         ``advance(n, note)`` counts `n` further units and shows `note` (may be empty) beside the bar.
     """
     if console.is_terminal:
-        with _bar(task, total, unit) as advance:
+        with _bar(task, total, unit, done) as advance:
             yield advance
     else:
-        with _lines(task, total, unit) as advance:
+        with _lines(task, total, unit, done) as advance:
             yield advance
 
 
 @contextlib.contextmanager
-def _bar(task: str, total: int, unit: str) -> Iterator[Advance]:
+def _bar(task: str, total: int, unit: str, before: int) -> Iterator[Advance]:
     columns = (
         TextColumn("{task.description:<12}"),
         BarColumn(bar_width=30),
@@ -60,11 +62,11 @@ def _bar(task: str, total: int, unit: str) -> Iterator[Advance]:
     )
     began = time.monotonic()
     with Progress(*columns, console=console, transient=True) as bar:
-        row = bar.add_task(task, total=total, rate="", note="")
+        row = bar.add_task(task, total=total, completed=before, rate="", note="")
 
         def advance(n: int, note: str) -> None:
             done = bar.tasks[0].completed + n
-            rate = done / max(time.monotonic() - began, 1e-9)
+            rate = (done - before) / max(time.monotonic() - began, 1e-9)
             bar.update(row, advance=n, rate=f"{unit}, {rate:,.0f}/s", note=note)
 
         yield advance
@@ -72,9 +74,9 @@ def _bar(task: str, total: int, unit: str) -> Iterator[Advance]:
 
 
 @contextlib.contextmanager
-def _lines(task: str, total: int, unit: str) -> Iterator[Advance]:
+def _lines(task: str, total: int, unit: str, before: int) -> Iterator[Advance]:
     began = last = time.monotonic()
-    done = 0
+    done = before
 
     def advance(n: int, note: str) -> None:
         nonlocal done, last
@@ -82,7 +84,7 @@ def _lines(task: str, total: int, unit: str) -> Iterator[Advance]:
         now = time.monotonic()
         if now - last >= PLAIN_EVERY_S and done < total:
             last = now
-            rate = done / (now - began)
+            rate = (done - before) / (now - began)
             left = (total - done) / rate
             say(f"{task}: {done:,} of {total:,} {unit}, {rate:,.0f}/s, {left:,.0f} s left {note}".rstrip())
 

@@ -152,7 +152,7 @@ def _warnings(meta: ReportMeta, protected: pl.DataFrame, disjointness: dict[str,
     found = []
     state = disjointness["contamination"]
     if state and state != "excluded" and not any("contamination" in w.lower() for w in told):
-        found.append(f"Contamination: {html.clean(state, width=200)}. "
+        found.append(f"Contamination {html.clean(state, width=200)}. "
                      "Some tested patients may have been in the encoder's pretraining data.")
     if disjointness["shared"]:
         found.append(f"Patients on two sides of the study: {disjointness['n_shared']}. The AUCs are not to be trusted.")

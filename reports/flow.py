@@ -70,7 +70,7 @@ def flow_steps(flow: pl.DataFrame, *, small_cell: int, rounded: bool) -> list[Lo
         lost = row["n_in"] - row["n_out"]
 
         def say(n: int) -> str:
-            return shown(n, small_cell=small_cell)
+            return shown(n, small_cell=small_cell, rounded=rounded)
 
         steps.append(Loss(
             step=row["step"], reason=row["reason"], lost=say(abs(lost)), n_in=say(row["n_in"]), n_out=say(row["n_out"]),

@@ -122,8 +122,8 @@ def fit(
     position = _restore(folder, model, optimizer, device)
     if position.epoch == 0 and position.step == 0:
         _remember(folder, model, optimizer, position)
-    with progress("training", total=total * config.batch_encounters, unit="encounters") as advance:
-        advance((position.epoch * steps + position.step) * config.batch_encounters, "")
+    before = position.epoch * len(train) + position.step * len(train) // steps
+    with progress("training", total=config.epochs * len(train), unit="encounters", done=before) as advance:
         while position.epoch < config.epochs and not position.stopped:
             order = generator("epoch", seed, position.epoch).permutation(train)
             while position.step < steps:
@@ -141,7 +141,7 @@ def fit(
                         f"the training loss is {loss} in epoch {position.epoch}, step {position.step}",
                         cure="lower [learn] encoder_lr and head_lr in a --config file",
                     )
-                advance(config.batch_encounters, f"loss {position.loss_sum / position.step:.4f}")
+                advance(len(batch), f"loss {position.loss_sum / position.step:.4f}")
                 if position.step % config.save_every_steps == 0 and position.step < steps:
                     _remember(folder, model, optimizer, position)
             _end_epoch(model, store, study, tuning, labels, columns, position, steps, config, device, folder, factor)

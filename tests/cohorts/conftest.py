@@ -12,7 +12,8 @@ import pytest
 VISIT_HEADER = "CSN,MRN,Age,Gender,Race,Ethnicity,CC,Dx_ICD9,Dx_ICD10,Arrival_time,Roomed_time,Departure_time"
 # The rows are numbered from 1, as in source_row.
 VISITS = [
-    '101,1,54,F,White,Non-Hispanic/Non-Latino,"PAIN, CHEST","789.01, 338.19",R07.9,2264-03-01T07:00:00Z,,2264-03-01T12:30:00Z',
+    '101,1,54,F,White,Non-Hispanic/Non-Latino,"PAIN, CHEST","789.01, 338.19",R07.9,'
+    "2264-03-01T07:00:00Z,,2264-03-01T12:30:00Z",
     "102,1,55,F,,,FALL,,S93.401A,2265-03-01T07:00:00.250,,2265-03-01T06:00:00Z",  # 2: leaves before it comes
     "103,2,91,M,Asian,,,,,2295-12-31 23:00:00Z,,2295-12-31T23:59:59Z",  # 3: no diagnosis; year 2295
     "104,3,old,M,,,,,I10,soon,,",  # 4: bad number, bad time
@@ -42,7 +43,9 @@ PMH = [
 ]
 
 
-def write_record(folder: Path, name: str, record: str, *, n: int = 1250, spec: str = "16 1000.5(3)/NU 16 0 0 0 0") -> None:
+def write_record(
+    folder: Path, name: str, record: str, *, n: int = 1250, spec: str = "16 1000.5(3)/NU 16 0 0 0 0"
+) -> None:
     """Write a header from its record line and `n` samples of format 16."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.hea").write_text(f"{record}\n{name}.dat {spec} {folder.name}\n")
@@ -57,7 +60,7 @@ def tree(tmp_path: Path) -> Path:
     (root / "visits.csv").write_text("\n".join([VISIT_HEADER, *VISITS]) + "\n")
     (root / "pmh.csv").write_text("\n".join([PMH_HEADER, *PMH]) + "\n")
     (root / "waveform_summary.csv").write_text(
-        "CSN,Type,Segments,Duration\n101,Pleth,2,20\n101,II,1,10\n103,Pleth,9,90\n107,Pleth,1,10\n"
+        "CSN,Type,Segments,Duration\n101,Pleth,2,20\n101,II,1,2.5\n103,Pleth,9,90\n107,Pleth,1,10\n"
     )
     waves = root / "waveforms"
     write_record(waves / "101/101/Pleth", "101_2", "101_2 1 125 1250 07:30:00 01/03/2264")

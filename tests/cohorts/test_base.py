@@ -75,7 +75,7 @@ def test_tables_survive_any_text(tmp_path_factory: pytest.TempPathFactory, rows:
 
 def test_odd_rows_are_told(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
-    path.write_bytes("\ufeffa,b\r\n1,2\r\n3\r\n\r\n4,5,6\r\n\"x, \"\"y\"\"\nz\",7\r\n".encode() + b"\xff,8\r\n")
+    path.write_bytes('\ufeffa,b\r\n1,2\r\n3\r\n\r\n4,5,6\r\n"x, ""y""\nz",7\r\n'.encode() + b"\xff,8\r\n")
     got = read_table(path, needs=["a", "b"], table="encounters")
     assert got.rows.rows() == [(1, "1", "2"), (5, 'x, "y"\nz', "7"), (6, "\ufffd", "8")]
     assert got.rejects.select("source_row", "reason").rows() == [(n, "short_row") for n in (2, 3, 4)]

@@ -78,7 +78,9 @@ def test_every_code_cell_has_its_fate(tree: Path, tmp_path: Path, build: Build) 
         (8, "unknown_code_system"), (9, "unknown_patient"), (10, "blank_id"), (11, "bad_time"), (12, "short_row"),
     ]  # fmt: skip
     assert set(noted["source_row"]) | {r for r, _ in reasons(t["rejects"], "pmh")} == set(range(1, 14))
-    visits = d.filter(pl.col("source") == "visits").select("source_row", "encounter_id", "code", "vocabulary", "recorded")
+    visits = d.filter(pl.col("source") == "visits").select(
+        "source_row", "encounter_id", "code", "vocabulary", "recorded"
+    )
     assert visits.rows() == [
         (1, "101", "338.19", "ICD9CM", dt.date(2264, 3, 1)),
         (1, "101", "789.01", "ICD9CM", dt.date(2264, 3, 1)),
@@ -147,7 +149,9 @@ def test_the_data_folder_may_be_one_below(tree: Path, tmp_path: Path, build: Bui
 
 
 @pytest.mark.parametrize("again", [1, 2])
-def test_same_bytes_for_any_number_of_workers(tree: Path, tmp_path: Path, build: Build, again: int, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: E501
+def test_same_bytes_for_any_number_of_workers(
+    tree: Path, tmp_path: Path, build: Build, again: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     build(tree, tmp_path / "a", workers=1)
     monkeypatch.setattr(wavescan, "SERIAL_FOLDERS", 0)
     build(tree, tmp_path / "b", workers=again)
@@ -242,7 +246,11 @@ def test_swapped_identifiers(tree: Path, tmp_path: Path) -> None:
     (tree / "pmh.csv").write_text(good)
     visits = (tree / "visits.csv").read_text()
     (tree / "visits.csv").write_text(visits.replace("CSN,MRN", "MRN,CSN", 1))
-    assert "swapped in visits.csv" in told(tree, tmp_path)
+    assert "swapped" in told(tree, tmp_path)
+    # Without noted diagnoses the visits alone give it away: fewer visits than patients.
+    header = "MRN,CSN,Age,Gender,Race,Ethnicity,Dx_ICD9,Dx_ICD10,Arrival_time,Departure_time"
+    (tree / "visits.csv").write_text("\n".join([header, "11,1" + "," * 8, "12,1" + "," * 8, "13,2" + "," * 8]) + "\n")
+    assert "swapped in visits.csv: 2 different CSN for 3 different MRN" in told(tree, tmp_path)
 
 
 def test_waveforms_of_other_visits(tree: Path, tmp_path: Path) -> None:

@@ -162,6 +162,14 @@ def test_an_undated_own_diagnosis_is_one_day_that_of_the_visits_end(labelled):
     assert labelled([undated, diagnosis("I10", BEFORE)], min_code_days=3)("401.1") == -1
 
 
+def test_in_an_encounter_without_date_an_undated_row_is_no_day_beside_a_dated_one(labelled):
+    undated, dated = diagnosis("I10", encounter_id="e1"), diagnosis("I10", DAY, encounter_id="e1")
+    assert labelled([undated, dated], encounters=[NO_DATES], min_code_days=2)("401.1") == -1
+    assert labelled([undated], encounters=[NO_DATES], min_code_days=1)("401.1") == 1
+    other = diagnosis("I10", BEFORE, encounter_id="e1")
+    assert labelled([undated, dated, other], encounters=[NO_DATES], min_code_days=2)("401.1") == 1
+
+
 def test_undated_rows_are_no_distinct_day_beside_dated_ones(labelled):
     rows = [diagnosis("I10"), diagnosis("I10", AFTER)]
     assert labelled(rows, label_window="any", min_code_days=2)("401.1") == -1

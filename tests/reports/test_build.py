@@ -17,7 +17,8 @@ from phewas.schema import Flow, PhenotypeResults, Rejects, Splits, Unmapped
 
 VOID = {"meta", "link", "img", "input", "br"}
 HOSTILE = ["<script>alert(1)</script>", "=HYPERLINK(\"http://x\")", "x" * 10_000, "糖尿病 ßéø العربية",
-           "\x00\x1b\u202eevil", "{{ 7*7 }}", "</style><img src=x onerror=alert(1)>", "$\\alpha$", "'\"--><svg/onload=1>"]
+           "\x00\x1b\u202eevil", "{{ 7*7 }}",
+           "</style><img src=x onerror=alert(1)>", "$\\alpha$", "'\"--><svg/onload=1>"]
 
 
 class Reader(HTMLParser):
@@ -56,7 +57,7 @@ def read(path):
 def test_the_page_says_it_all(phenome, make_run, about):
     page = read(build(make_run(phenome(60)), meta=about, small_cell=11))
     for words in (
-        "Which diseases can net see in Demo cohort?", "The encoder is untrained.", "cannot be excluded",
+        "Which diseases can net see in Demo cohort?", "The encoder is untrained.", "Contamination cannot be excluded.",
         "no PPG recording", "1,111", "the code is a placeholder for 'no code'", "1,234", "Z00.0", "456",
         "best mean tuning AUC 0.612 in epoch 2", "at least 2 distinct days", "phewas run --cohort demo",
         "raw and not for sharing", "phenotypes were not tested", "too few case patients", "0.643", "777",
@@ -119,7 +120,7 @@ def test_hostile_text_stays_text(row, make_run, about, text):
 def test_small_counts_appear_nowhere(row, make_run, about):
     blank = {k: None for k, c in PhenotypeResults.columns().items() if c.nullable}
     results = PhenotypeResults.build([
-        row("1.1", n_excluded=7), row("2.1"),
+        row("1.1", n_excluded=7, n_case_patients=104), row("2.1", n_case_patients=222),
         row("3.1", **{**blank, "status": "too_few_cases", "n_case_patients": 7, "n_cases": 7}),
     ])
     sides = ["train"] * 333 + ["tuning"] * 7 + ["held_out"] * 111
@@ -134,8 +135,9 @@ def test_small_counts_appear_nowhere(row, make_run, about):
     )
     page = read(build(run, meta=dataclasses.replace(about, seed=1), small_cell=11))
     numbers = re.findall(r"(?<![\d.,])\d[\d,]*(?![\d.,]*\d)", page.text)
-    assert not {"7", "458", "451", "333", "111", "33", "1,003"} & set(numbers)
+    assert not {"7", "458", "451", "333", "111", "33", "1,003", "104"} & set(numbers)
     assert page.text.count("<11") >= 6
+    assert "222" in numbers
     assert {"≈460", "≈450", "≈330", "≈110", "≈30", "≈1,000"} <= set(page.text.split())
     page = read(build(run, meta=about, small_cell=0))
     assert {"458", "451", "333", "111"} <= set(page.text.split())

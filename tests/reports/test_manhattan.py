@@ -12,7 +12,7 @@ from matplotlib import colors
 
 from phewas.reports.figures import pdf, png
 from phewas.reports.layout import PALETTE, chapter_widths, drawable, natural_key, parent, two_lines
-from phewas.reports.manhattan import caption, manhattan
+from phewas.reports.manhattan import _drop_overlapping, caption, manhattan
 from phewas.schema import PhenotypeResults
 
 PUBLISHED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "results" / "anyppg_table9.csv"
@@ -47,6 +47,9 @@ def assert_readable(figure):
     labels, width, height = texts(figure), *figure.canvas.get_width_height()
     placed = boxes(figure, labels)
     assert not [(a, b) for a, b in itertools.combinations(placed, 2) if a.overlaps(b)]
+    for cloud in figure.axes[0].collections[-1:]:
+        points = figure.axes[0].transData.transform(np.asarray(cloud.get_offsets()))
+        assert not [p for p in points for box in placed if box.contains(*p)], "a name covers a point"
     names = tick_corners(figure)
     for first, second in itertools.pairwise(names):
         if first[0]:
@@ -106,6 +109,19 @@ def test_one_name_per_parent_best_first_with_its_interval(row):
     spans = [line.get_ydata() for line in figure.axes[0].lines if line.get_gid() == "interval"]
     assert [0.75, 0.85] in [list(s) for s in spans]
     assert len(spans) == 2
+
+
+def test_names_that_would_meet_or_leave_the_panel_are_taken_back(phenome):
+    figure = manhattan(phenome(3, tested=2.0), labels=0)
+    ax = figure.axes[0]
+    x, y = np.mean(ax.get_xlim()), np.mean(ax.get_ylim())
+    placed = [ax.text(x, y, "best"), None, ax.text(x, y, "second"), ax.text(ax.get_xlim()[1], y, "outside")]
+    far = ax.plot([x, ax.get_xlim()[0]], [y, y])[0]
+    placed.append(ax.text(x, ax.get_ylim()[0] + 0.01, "far"))
+    _drop_overlapping(ax, placed, [None, None, None, None, far])
+    assert [t and t.get_text() for t in placed] == ["best", None, None, None, None]
+    assert [t.get_text() for t in texts(figure)] == ["best"]
+    assert far not in ax.lines
 
 
 def test_untested_and_empty_are_counted_not_drawn(row):
@@ -178,7 +194,8 @@ def test_widths_fill_the_axis_and_leave_room_for_names():
 
 def test_words():
     codes = ["8", "250.11", "250.2", "1000", "CV_401"]
-    assert sorted(reversed(codes), key=natural_key) == codes
+    backwards = codes[::-1]
+    assert sorted(backwards, key=natural_key) == codes
     assert (parent("008.5"), parent("250.23"), parent("CV_401.1")) == ("8", "250", "CV_401")
     assert two_lines("one two three four", width=12).count("\n") == 1
     assert all(len(line) <= 12 for line in two_lines("word " * 400, width=12).split("\n"))

@@ -1,0 +1,238 @@
+"""Windows, quality, filtering and the store; real pulse waves from the heartpy package among them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import wfdb
+from phewas.config import SegmentConfig
+from phewas.encoders.registry import PPG_125, Band, InputContract
+from phewas.errors import SignalError
+from phewas.schema import Encounters, Recordings, Rejects
+from phewas.segments import quality
+from phewas.segments.extract import FLOW_FILE, REJECTS_FILE, extract
+from phewas.segments.filtering import prepare
+from phewas.segments.store import SegmentStore, windows_file
+from phewas.segments.windows import candidates
+from scipy import signal as scipy_signal
+
+
+def cohort(run: Path, recordings: list[dict]) -> None:
+    """Write the two tables that extraction reads; one patient for each encounter."""
+    Recordings.write(Recordings.build({"channel": "PPG", "signal": "Pleth"} | r for r in recordings), run)
+    ids = sorted({r["encounter_id"] for r in recordings})
+    Encounters.write(Encounters.build({"encounter_id": e, "patient_id": f"p{e}"} for e in ids), run)
+
+
+def cut(run: Path, root: Path, **more) -> SegmentStore:
+    options = {"window_s": 10.0, "seed": 0, "workers": 1, "config": SegmentConfig(), "fingerprint": "f" * 32} | more
+    extract(run, root=root, contract=PPG_125, **options)
+    return SegmentStore.open(run, PPG_125)
+
+
+def wave(rng: np.random.Generator, n: int, fs_hz: float) -> np.ndarray:
+    t = np.arange(n) / fs_hz
+    return 100 + 3 * np.sin(2 * np.pi * 1.2 * t) + np.sin(2 * np.pi * 2.4 * t + 1) + 0.01 * rng.standard_normal(n)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Three encounters: one long, one short, one whose rates differ; with gaps, a flat stretch and a missing file."""
+    rng = np.random.default_rng(5)
+    root, run = tmp_path / "data", tmp_path / "run"
+    root.mkdir()
+    rows = []
+
+    def add(name: str, encounter: str, values: np.ndarray, fs_hz: float = 125.0) -> None:
+        wfdb.wrsamp(name, fs=fs_hz, units=["NU"], sig_name=["Pleth"], p_signal=values[:, None], fmt=["16"],
+                    write_dir=str(root))  # fmt: skip
+        rows.append({"recording_id": name, "encounter_id": encounter, "path": f"{name}.hea", "fs_hz": fs_hz,
+                     "n_samples": len(values)})  # fmt: skip
+
+    add("a1", "a", wave(rng, 125 * 400, 125))
+    gaps = wave(rng, 125 * 60, 125)
+    gaps[:1250] = np.nan
+    gaps[1250 : 1250 + 200] = np.nan
+    gaps[5000:6250] = 7.0
+    add("b1", "b", gaps)
+    add("c1", "c", wave(rng, 500 * 45, 500), 500.0)
+    add("c2", "c", wave(rng, 625, 62.5), 62.5)
+    add("c3", "c", wave(rng, 1249, 125))
+    rows.append({"recording_id": "d1", "encounter_id": "d", "path": "gone.hea", "fs_hz": 125.0, "n_samples": 2500})
+    cohort(run, rows)
+    return root, run
+
+
+def test_what_is_kept_and_what_is_not(tree):
+    root, run = tree
+    store = cut(run, root)
+    per = dict(store.index.group_by("encounter_id").len().iter_rows())
+    assert per == {"a": 20, "b": 4, "c": 5}  # b: one window missing, one flat; c: four at 500 Hz and one at 62.5 Hz
+    flow = pl.read_parquet(run / FLOW_FILE)
+    lost = {r["reason"]: r["n_in"] - r["n_out"] for r in flow.to_dicts()}
+    assert lost["windows with too many missing samples"] == 1
+    assert lost["windows with flat stretches"] == 1
+    assert lost["windows that could not be read"] == 2
+    rejects = Rejects.check(pl.read_parquet(run / REJECTS_FILE))
+    assert rejects.select("reason", "path").rows() == [("read_failed", "gone.hea")]
+    gap = store.index.filter((pl.col("recording_id") == "b1") & (pl.col("start_sample") == 1250))
+    assert gap.item(0, "q_invalid") == pytest.approx(0.16)
+
+
+def test_the_store_is_what_an_independent_pipeline_gives(tree):
+    root, run = tree
+    store = cut(run, root)
+    values = store.gather(np.arange(store.index.height))
+    assert values.shape == (29, 1, 1250)
+    assert values.dtype == np.float16
+    sos = {fs: scipy_signal.butter(3, [0.5, 8], "bandpass", fs=fs, output="sos") for fs in (62.5, 125.0, 500.0)}
+    for i, row in enumerate(store.index.to_dicts()):
+        record = wfdb.rdrecord(str(root / row["recording_id"]))
+        x = record.p_signal[row["start_sample"] : row["start_sample"] + int(10 * record.fs), 0]
+        if np.isnan(x).any():
+            continue
+        y = scipy_signal.sosfiltfilt(sos[float(record.fs)], x)
+        y = scipy_signal.resample_poly(y, *{62.5: (2, 1), 125.0: (1, 1), 500.0: (1, 4)}[float(record.fs)])
+        z = (y - y.mean()) / (y.std() + 1e-5)
+        assert np.abs(values[i, 0] - z).max() < 2e-3 * max(1, np.abs(z).max())
+        assert row["offset"] == pytest.approx(y.mean(), abs=1e-4)
+        assert row["scale"] == pytest.approx(y.std(), rel=1e-4)
+
+
+def test_the_choice_depends_on_seed_and_encounter_alone(tree, tmp_path):
+    root, run = tree
+    one = cut(run, root)
+    files = {f.name: f.read_bytes() for f in (run / "segments").rglob("*") if f.is_file()}
+    two = cut(run, root, workers=2, config=SegmentConfig(shard_encounters=1))
+    assert two.index.drop("draw").equals(one.index.drop("draw"))
+    assert np.array_equal(one.gather(np.arange(29)), two.gather(np.arange(29)))
+    cut(run, root)
+    assert {f.name: f.read_bytes() for f in (run / "segments").rglob("*") if f.is_file()} == files
+    other = cut(run, root, seed=1)
+    assert not other.index["segment_id"].equals(one.index["segment_id"])
+
+
+def test_an_interrupted_extraction_goes_on(tree, monkeypatch):
+    from phewas.segments import extract as module
+
+    root, run = tree
+    whole = cut(run, root)
+    expected = whole.gather(np.arange(29))
+    seen = []
+    real = module.extract_shard
+
+    def dies(shard):
+        if shard.number == 2:
+            raise KeyboardInterrupt
+        seen.append(shard.number)
+        return real(shard)
+
+    settings = {"config": SegmentConfig(shard_encounters=1), "fingerprint": "g" * 32}
+    monkeypatch.setattr(module, "extract_shard", dies)
+    with pytest.raises(KeyboardInterrupt):
+        cut(run, root, **settings)
+    monkeypatch.undo()
+    touched = []
+    real_encounter = module._encounter
+    monkeypatch.setattr(module, "_encounter", lambda *a: (touched.append(a[1].number), real_encounter(*a)))
+    again = cut(run, root, **settings)
+    assert seen == [0, 1]
+    assert set(touched) == {2, 3}
+    assert np.array_equal(again.gather(np.arange(29)), expected)
+    assert not list((run / "segments").glob(".work-*"))
+
+
+def test_no_usable_window_is_told(tree):
+    root, run = tree
+    with pytest.raises(SignalError, match="no PPG recording has a usable window"):
+        cut(run, root, window_s=3600.0)
+
+
+def test_windows_are_drawn_once_each_and_cover_the_grid():
+    grid = candidates(np.array([1000, 35, 250]), np.array([100, 50, 100]), seed=3, encounter_id="e")
+    pairs = set(zip(grid.recording.tolist(), grid.start_sample.tolist(), strict=True))
+    assert len(pairs) == len(grid.recording) == 12
+    assert pairs == {(0, 100 * k) for k in range(10)} | {(2, 0), (2, 100)}
+
+
+def test_flatness_knows_neither_gain_nor_unit():
+    rng = np.random.default_rng(0)
+    x = wave(rng, 1250, 125).astype(np.float32)
+    x[200:700] = x[200]
+    for gain in (1e-6, 1.0, 1e6):
+        assert quality.measure(x * np.float32(gain), fs_hz=125).flat == pytest.approx(0.4, abs=0.002)
+    assert quality.measure(wave(rng, 1250, 125).astype(np.float32), fs_hz=125).flat == 0
+    assert quality.measure(np.zeros(100, np.float32), fs_hz=125).flat == 1
+    assert quality.measure(np.full(100, np.nan, np.float32), fs_hz=125).invalid == 1
+
+
+def test_gaps_are_bridged_by_straight_lines():
+    x = np.array([np.nan, 1, np.nan, np.nan, 4, np.nan], dtype=np.float32)
+    assert quality.fill_gaps(x).tolist() == [1, 1, 2, 3, 4, 4]
+
+
+@pytest.mark.parametrize("fs_hz", [62.4725, 62.5, 100.0, 125.0, 128.0, 250.0, 360.0, 500.0, 1000.0])
+def test_a_tone_keeps_its_place_at_any_rate(fs_hz):
+    samples = round(10 * fs_hz)
+    t = np.arange(samples) / fs_hz
+    x = np.sin(2 * np.pi * 2 * t).astype(np.float32)[None]
+    done = prepare(x, fs_hz=fs_hz, contract=InputContract(("PPG",), 125.0, None), window_s=10.0)
+    expected = np.sin(2 * np.pi * 2 * np.arange(1250) / 125) * np.sqrt(2)
+    middle = slice(125, 1125)
+    assert np.abs(done.values[0, middle] - expected[middle]).max() < 1e-3
+
+
+def test_a_constant_window_becomes_zeros():
+    done = prepare(np.full((1, 1250), 4.0, np.float32), fs_hz=125.0, contract=PPG_125, window_s=10.0)
+    assert np.abs(done.values).max() < 1e-3
+    assert done.scale[0] < 1e-6
+
+
+def test_contracts_have_names_of_their_own():
+    other = InputContract(("PPG",), 125.0, Band("butter", 3, 0.5, 12.0))
+    assert other.digest != PPG_125.digest
+    assert InputContract(("PPG",), 125.0, Band("butter", 3, 0.5, 8.0)).digest == PPG_125.digest
+
+
+@pytest.mark.filterwarnings("ignore")  # heartpy's own
+@pytest.mark.parametrize(("example", "fs_hz", "n_windows"), [(0, 100.0, 2), (1, 117.0, 11), (2, 100.0, 13)])
+def test_real_pulse_waves_from_heartpy(tmp_path, example, fs_hz, n_windows):
+    """Write a real recording as WFDB, cut it, and let heartpy find the same heart rate before and after."""
+    heartpy = pytest.importorskip("heartpy")
+    values = np.asarray(heartpy.load_exampledata(example)[0], dtype=np.float64)[: round(130 * fs_hz)]
+    root, run = tmp_path / "data", tmp_path / "run"
+    root.mkdir()
+    wfdb.wrsamp("real", fs=fs_hz, units=["NU"], sig_name=["Pleth"], p_signal=values[:, None], fmt=["16"],
+                write_dir=str(root))  # fmt: skip
+    cohort(run, [{"recording_id": "real", "encounter_id": "e", "path": "real.hea", "fs_hz": fs_hz,
+                  "n_samples": len(values)}])  # fmt: skip
+    back = wfdb.rdrecord(str(root / "real")).p_signal[:, 0]
+    assert np.abs(back - values).max() < np.ptp(values) / 2**14
+    store = cut(run, root)
+    windows = store.gather(np.arange(store.index.height))[:, 0].astype(np.float64)
+    assert len(windows) == n_windows
+    np.testing.assert_allclose(windows.mean(1), 0, atol=2e-3)
+    np.testing.assert_allclose(windows.std(1), 1, atol=2e-3)
+
+    def rate(signal, fs):
+        try:
+            return heartpy.process(signal, fs)[1]["bpm"]
+        except heartpy.exceptions.BadSignalWarning:
+            return np.nan
+
+    starts = store.index["start_sample"].to_list()
+    raw = np.array([rate(values[s : s + round(10 * fs_hz)], fs_hz) for s in starts])
+    ours = np.array([rate(w, 125.0) for w in windows])
+    both = np.isfinite(raw) & np.isfinite(ours)
+    assert both.sum() >= 0.75 * n_windows
+    assert np.median(np.abs(raw - ours)[both]) < 1.0
+
+
+def test_windows_table_is_named_after_its_choice(tree):
+    root, run = tree
+    cut(run, root)
+    assert windows_file(run, window_s=10.0, channels=("PPG",)).name == "windows-10-PPG.parquet"
+    assert pl.read_parquet(windows_file(run, window_s=10.0, channels=("PPG",))).height == 29
