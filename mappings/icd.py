@@ -12,6 +12,9 @@ ICD-9-CM. The *undotted* key is for joins; inside one code system it is unambigu
 Sources of the shapes: the ICD-9-CM and ICD-10-CM Official Guidelines for Coding and Reporting (NCHS and CMS), and WHO,
 ICD-10 volume 2, for the dagger and asterisk marks.
 
+The work is text matching, some six microseconds a code: in a table of millions of rows, apply it to the distinct codes
+and join the result.
+
 Each function exists twice: over a polars expression for tables, and over one string (``*_one``) for messages and forms.
 """
 

@@ -54,7 +54,7 @@ class Step(Enum):
     report = "report"
 
 
-def _version(asked: bool) -> None:  # noqa: FBT001 (typer calls it so)
+def _version(asked: bool) -> None:
     if asked:
         typer.echo(f"phewas {__version__}")
         raise typer.Exit

@@ -204,10 +204,23 @@ REASONS: dict[str, str] = {
 }
 
 
-class Rejects(Table):
+class Chain(Table):
+    """A table that several steps write a part of, each to a file of its own."""
+
+    later: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def read_all(cls, run: Path) -> pl.DataFrame:
+        """Read the cohort's part and, where they are there, the later steps' parts, in order."""
+        parts = [run / cls.file, *(run / name for name in cls.later if (run / name).is_file())]
+        return pl.concat([cls.read(run), *(cls.check(pl.read_parquet(part)) for part in parts[1:])])
+
+
+class Rejects(Chain):
     """One row per source row or file that was not taken as it stood."""
 
     file = "cohort/rejects.parquet"
+    later = ("segments/rejects.parquet",)
     table = Column(pl.String, "table the row would have entered (encounters, diagnoses, recordings)")
     source = Column(pl.String, "source table, or `waveforms`")
     source_row = Column(pl.Int64, "1-based data row, header not counted; null for files", nullable=True)
@@ -216,10 +229,11 @@ class Rejects(Table):
     detail = Column(pl.String, "what was found, without patient identifiers", nullable=True)
 
 
-class Flow(Table):
+class Flow(Chain):
     """One row per loss, in order: what went in, what came out, and why."""
 
     file = "cohort/flow.parquet"
+    later = ("cohort/flow_split.parquet", "segments/flow.parquet")
     step = Column(pl.String, "cohort, split, segments, ...")
     unit = Column(pl.String, "what is counted", values=("patients", "encounters", "recordings", "segments", "rows"))
     n_in = Column(pl.Int64, "number before")

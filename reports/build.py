@@ -28,6 +28,10 @@ PRINT_DPI, SCREEN_DPI = 300, 200
 SEGMENT_NOTE = "Segments are counted as if they were independent patients: intervals are too narrow."
 
 
+# States of ``cohort/disjointness.json`` in which no tested patient can have been met in pretraining.
+SAFE = ("excluded", "not pretrained")
+
+
 def build(run: Path, *, meta: ReportMeta, small_cell: int) -> Path:
     """Write ``report/``: the page, the Manhattan figure (PNG at 300 dpi, PDF) and the table of phenotypes.
 
@@ -107,7 +111,7 @@ def _distinct(protected: pl.DataFrame, column: str) -> list[str]:
 
 def _people(run: Path, results: pl.DataFrame, *, small_cell: int) -> dict[str, Any]:
     """Return the parts of the page that count people, rounded together where one of them is small."""
-    steps, told = Flow.read(run), flow.read_disjointness(run / "cohort" / "disjointness.json")
+    steps, told = Flow.read_all(run), flow.read_disjointness(run / "cohort" / "disjointness.json")
     sides = flow.side_counts(Splits.read(run), told)
     rounded = flow.must_round(steps, sides, small_cell=small_cell)
     unmapped = Unmapped.read(run)
@@ -119,7 +123,7 @@ def _people(run: Path, results: pl.DataFrame, *, small_cell: int) -> dict[str, A
         "rounded": rounded,
         "sides": [{**side, "patients": say(side["patients"]), "encounters": say(side["encounters"])} for side in sides],
         "flow": flow.flow_steps(steps, small_cell=small_cell, rounded=rounded),
-        "rejects": flow.reject_counts(Rejects.read(run), small_cell=small_cell),
+        "rejects": flow.reject_counts(Rejects.read_all(run), small_cell=small_cell),
         "unmapped": flow.unmapped_counts(unmapped, small_cell=small_cell),
         "n_unmapped": f"{unmapped.height:,}",
         "disjointness": {
@@ -151,7 +155,7 @@ def _warnings(meta: ReportMeta, protected: pl.DataFrame, disjointness: dict[str,
     told = [html.clean(w, width=600) for w in meta.warnings]
     found = []
     state = disjointness["contamination"]
-    if state and state != "excluded" and not any("contamination" in w.lower() for w in told):
+    if state and state not in SAFE and not any("contamination" in w.lower() for w in told):
         found.append(f"Contamination {html.clean(state, width=200)}. "
                      "Some tested patients may have been in the encoder's pretraining data.")
     if disjointness["shared"]:

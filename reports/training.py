@@ -15,7 +15,7 @@ from phewas.errors import SchemaError
 from phewas.reports.layout import PALETTE
 from phewas.reports.manhattan import RC
 
-COLUMNS = ("epoch", "train_loss", "tuning_loss", "tuning_auc", "seconds")
+COLUMNS = ("epoch", "train_loss", "tuning_loss", "tuning_auc")
 
 
 def read_history(path: Path) -> pl.DataFrame:
@@ -24,8 +24,8 @@ def read_history(path: Path) -> pl.DataFrame:
     Returns
     -------
     polars.DataFrame
-        float64 columns epoch, train_loss, tuning_loss, tuning_auc (mean AUC on the tuning patients), seconds; null
-        where the file has a blank, NaN, or something that is no number.
+        float64 columns epoch, train_loss, tuning_loss, tuning_auc (mean AUC on the tuning patients); null where
+        the file has a blank, NaN, or something that is no number. Further columns are left out.
 
     Raises
     ------

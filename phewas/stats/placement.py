@@ -95,7 +95,7 @@ def place(score: NDArray[Any], label: NDArray[Any]) -> Placement:
 
     true = at_least[:d]
     precision = true / (true + (n - below))
-    return Placement(cases, controls, v10, v01, total / (2 * m * n), float(precision @ counts) / m)
+    return Placement(cases, controls, v10, v01, total / (2 * m * n), _dot(precision, counts) / m)
 
 
 def placements(score: NDArray[Any], label: NDArray[Any]) -> tuple[Floats, Floats]:
@@ -196,6 +196,11 @@ class Components:
         return (self.part10 + self.part01) ** 2 / below
 
 
+def _dot(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Return the inner product without BLAS, whose threads would change the last bit and wait for one another."""
+    return float(np.sum(a * b))
+
+
 def components(dev10: Floats, dev01: Floats, placed: Placement, clusters: Clusters) -> Components:
     """Return Obuchowski's clustered variance, which for independent rows is DeLong's.
 
@@ -227,12 +232,12 @@ def components(dev10: Floats, dev01: Floats, placed: Placement, clusters: Cluste
         if m and n:
             sum10 = np.bincount(of_cases, weights=dev10, minlength=clusters.size)
             sum01 = np.bincount(of_controls, weights=dev01, minlength=clusters.size)
-            cross = 2.0 * i_all / max(i_all - 1, 1) * float(sum10 @ sum01) / (m * n)
+            cross = 2.0 * i_all / max(i_all - 1, 1) * _dot(sum10, sum01) / (m * n)
     if i10 < 2 or i01 < 2:
         nan = float("nan")
         return Components(nan, nan, nan, i10, i01, i_all)
-    part10 = i10 / (i10 - 1) * float(sum10 @ sum10) / m**2
-    part01 = i01 / (i01 - 1) * float(sum01 @ sum01) / n**2
+    part10 = i10 / (i10 - 1) * _dot(sum10, sum10) / m**2
+    part01 = i01 / (i01 - 1) * _dot(sum01, sum01) / n**2
     # Never negative in exact arithmetic: I/(I-1) is the smallest of the three factors.
     variance = max(part10 + part01 + cross, 0.0)
     return Components(variance if variance > ZERO_VARIANCE else 0.0, part10, part01, i10, i01, i_all)
