@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import tomllib
-from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -44,6 +44,9 @@ class CohortCard:
         Name under which encoders list this source among their pretraining data; empty where none can have met it.
     notes
         What a reader of the results must be told.
+    settings
+        Parts of `phewas.config.RunConfig` (``learn``, ``segments``, ...) that this source's runs start from; a run's
+        own settings win.
     """
 
     name: str
@@ -62,6 +65,7 @@ class CohortCard:
     pretraining_name: str
     index_channel: str = "PPG"
     notes: tuple[str, ...] = ()
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 _KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "bool": (bool,), "float": (int, float), "int": (int,)}
@@ -84,12 +88,14 @@ def load_card(path: Path) -> CohortCard:
         if key not in known:
             raise ConfigError(f"cohort card {path.name} has an unknown key {key!r}.{nearest(key, known)}",
                               expected=", ".join(known))  # fmt: skip
-    missing = [n for n, f in known.items() if f.default is MISSING and n not in values]
+    missing = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING and n not in values]
     if missing:
         raise ConfigError(f"cohort card {path.name} lacks {', '.join(missing)}", expected=", ".join(known))
     for key, value in values.items():
         kind = str(known[key].type)
-        if kind.startswith("tuple"):
+        if kind.startswith("Mapping"):
+            good = isinstance(value, dict) and all(isinstance(v, dict) for v in value.values())
+        elif kind.startswith("tuple"):
             good = isinstance(value, list) and all(isinstance(v, str) for v in value)
             values[key] = tuple(value) if good else value
         else:

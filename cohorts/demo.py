@@ -15,7 +15,7 @@ from phewas.rundir import write_json
 PATIENTS = 600
 SEED = 20_205
 # Goes up whenever the emulator writes other data, so that an older tree in a run directory is made anew.
-EDITION = 2
+EDITION = 3
 
 
 @dataclass(frozen=True)

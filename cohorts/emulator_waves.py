@@ -45,7 +45,7 @@ def traits_of(person: Person, visit: Visit, *, seed: int) -> Traits:
         amplitude_cv=0.05 * float(np.exp(0.2 * u["amplitude"])) * (0.6 if failure else 1.0),
         rise=float(np.clip(0.21 + 0.018 * u["rise"] + 0.05 * sclerosis, 0.14, 0.36)),
         notch=float(np.clip(0.46 + 0.06 * u["notch"] - 0.16 * tension, 0.08, 0.75)),
-        breath_depth=0.05 * float(np.exp(0.3 * u["breath"] + 0.9 * lungs)),
+        breath_depth=0.05 * float(np.exp(0.3 * u["breath"] + 1.9 * lungs)),
         breath_per_min=float(np.clip(15 + 2 * u["breath_rate"], 9, 24)),
         noise=0.025 * float(np.exp(0.3 * u["noise"])),
     )

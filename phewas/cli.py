@@ -155,7 +155,11 @@ def run(
         return
     from phewas.pipeline import run as run_steps
 
-    page = run_steps(made, until=until.value if until else None)
+    try:
+        page = run_steps(made, until=until.value if until else None)
+    except KeyboardInterrupt:
+        typer.echo("\nStopped. The same command continues where it was.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
     if page is not None:
         typer.echo(f"Report: {page}")
 
@@ -196,9 +200,6 @@ def main() -> None:
     except PhewasError as error:
         typer.echo(f"phewas: {error}", err=True)
         sys.exit(USER_MISTAKE)
-    except KeyboardInterrupt:
-        typer.echo("\nStopped. The same command continues where it was.", err=True)
-        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from phewas import cohorts
 from phewas.config import RunConfig
 from phewas.errors import ConfigError, nearest
 
@@ -29,12 +30,13 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(
-            f"there is no configuration file {path}", cure="check the path given with --config"
+            f"there is no file {path}", cure="check the path given with --config"
         ) from error
     except IsADirectoryError as error:
         raise ConfigError(f"{path} is a folder", expected="a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}", expected="a TOML file") from error
+        cure = "mend that line; examples/study.toml shows the form"
+        raise ConfigError(f"{path} cannot be read: {error}", expected="a TOML file", cure=cure) from error
 
 
 def user_folder() -> Path:
@@ -78,7 +80,7 @@ def places(kind: str, name: str, key: str) -> str | None:
 
 
 def resolve(options: Mapping[str, Any], config: Path | None) -> RunConfig:
-    """Merge the command line over a run's TOML file, and check the result.
+    """Merge the command line over a run's TOML file over the cohort's own settings, and check the result.
 
     Parameters
     ----------
@@ -90,7 +92,7 @@ def resolve(options: Mapping[str, Any], config: Path | None) -> RunConfig:
     Raises
     ------
     ConfigError
-        An unknown option, or a value that cannot be.
+        An unknown cohort or option, or a value that cannot be.
     """
     merged: dict[str, Any] = read_toml(config) if config is not None else {}
     merged |= {name: value for name, value in options.items() if value is not None}
@@ -102,6 +104,9 @@ def resolve(options: Mapping[str, Any], config: Path | None) -> RunConfig:
                 merged[key] = str(config.parent / Path(given).expanduser())
     if "cohort" not in merged:
         raise ConfigError("no cohort was named", cure="phewas run --cohort demo runs without any data")
+    for part, values in cohorts.get(str(merged["cohort"])).card.settings.items():
+        own = merged.get(part, {})
+        merged[part] = {**values, **own} if isinstance(own, Mapping) else own
     try:
         return RunConfig(**merged)
     except ValidationError as error:

@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+
 from phewas.encoders import checkpoint, registry
 from phewas.errors import EncoderError, WeightsError
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from phewas.encoders import registry
 from phewas.encoders.net1d import Block, SameConv1d
-from torch import nn
 
 # AnyPPG, Table A1: parameters of the stem and of the six stages.
 STEM = 384
@@ -82,7 +83,9 @@ def test_same_padding_is_written_out(samples, kernel, stride):
     left = total // 2
     padded = torch.zeros(samples + total)
     padded[left : left + samples] = x[0, 0]
-    by_hand = [padded[i * stride : i * stride + kernel] @ conv.conv.weight[0, 0] + conv.conv.bias[0] for i in range(out)]
+    by_hand = [
+        padded[i * stride : i * stride + kernel] @ conv.conv.weight[0, 0] + conv.conv.bias[0] for i in range(out)
+    ]
     torch.testing.assert_close(conv(x)[0, 0], torch.stack(by_hand), rtol=1e-5, atol=1e-5)
 
 

@@ -1,14 +1,16 @@
-"""Fine-tuning and probes: the loss by hand, scikit-learn's coefficients, resume without a trace, patients kept apart."""
+"""Fine-tuning and probes: the loss by hand, scikit-learn's coefficients, resume without a trace."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+
 from phewas.config import LearnConfig
 from phewas.encoders import registry
 from phewas.errors import LearningError
@@ -34,7 +36,7 @@ DEVICE = torch.device("cpu")
 
 
 def write_run(run, *, n_patients=60, crossfit=False, windows=5, samples=250, seed=0):
-    """Write a store, labels and splits: two encounters a patient, phenotype `tone` audible, `noise` not, `rare` rare."""
+    """Write a store, labels and splits: two encounters a patient; `tone` can be heard, `noise` not, `rare` is."""
     rng = np.random.default_rng(seed)
     rows, values, labels, sides = [], [], [], []
     t = np.arange(samples) / 125
@@ -121,8 +123,8 @@ def test_an_encounter_counts_once_however_many_windows_it_has():
 def test_the_learning_rate_rises_and_falls():
     factors = [finetune.learning_rate_factor(s, total=100, warmup=10) for s in range(100)]
     assert factors[9] == 1.0
-    assert all(a < b for a, b in zip(factors[:9], factors[1:10], strict=True))
-    assert all(a > b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert all(a < b for a, b in pairwise(factors[:10]))
+    assert all(a > b for a, b in pairwise(factors[10:]))
     assert factors[-1] < 0.01
 
 

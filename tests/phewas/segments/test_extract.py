@@ -8,6 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 import wfdb
+from scipy import signal as scipy_signal
+
 from phewas.config import SegmentConfig
 from phewas.encoders.registry import PPG_125, Band, InputContract
 from phewas.errors import SignalError
@@ -17,7 +19,6 @@ from phewas.segments.extract import FLOW_FILE, REJECTS_FILE, extract
 from phewas.segments.filtering import prepare
 from phewas.segments.store import SegmentStore, windows_file
 from phewas.segments.windows import candidates
-from scipy import signal as scipy_signal
 
 
 def cohort(run: Path, recordings: list[dict]) -> None:

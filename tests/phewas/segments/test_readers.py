@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wfdb
+
 from phewas.errors import SignalError
 from phewas.segments.readers import confine, open_recording, parse_header
 
@@ -39,7 +40,8 @@ def test_the_start_is_read_tolerantly(tokens, start):
 
 
 @pytest.mark.parametrize(
-    ("rate", "fs_hz"), [("125", 125.0), ("62.5", 62.5), ("125/125(0)", 125.0), ("62.4725/999.56", 62.4725), ("1e2", 100.0)]
+    ("rate", "fs_hz"),
+    [("125", 125.0), ("62.5", 62.5), ("125/125(0)", 125.0), ("62.4725/999.56", 62.4725), ("1e2", 100.0)],
 )
 def test_rates(rate, fs_hz):
     assert parse_header(header(f"1_1 1 {rate} 10"), name="x").fs_hz == fs_hz
@@ -71,7 +73,14 @@ def test_what_is_no_header_is_told(text):
 
 def write(folder: Path, name: str, values: np.ndarray, fmt: str = "16", fs_hz: float = 125.0, **more) -> None:
     wfdb.wrsamp(
-        name, fs=fs_hz, units=["NU"], sig_name=["Pleth"], p_signal=values[:, None], fmt=[fmt], write_dir=str(folder), **more
+        name,
+        fs=fs_hz,
+        units=["NU"],
+        sig_name=["Pleth"],
+        p_signal=values[:, None],
+        fmt=[fmt],
+        write_dir=str(folder),
+        **more,
     )
 
 
