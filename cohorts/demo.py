@@ -9,6 +9,7 @@ from typing import Any
 
 from phewas.cohorts.base import CohortCard, load_card
 from phewas.cohorts.emulator import MARKER, emulate
+from phewas.cohorts.emulator_people import people
 from phewas.cohorts.mcmed import Mcmed
 from phewas.rundir import write_json
 
@@ -44,7 +45,14 @@ class Demo:
         """Return what would be made."""
         if root is not None:
             return Mcmed(self.card).scan(root)
-        return {"files": [], "missing": [], "emulated": True, "n_patients": self.patients, "seed": self.seed}
+        visits = [visit for person in people(patients=self.patients, seed=self.seed) for visit in person.visits]
+        return {
+            "files": [],
+            "missing": [],
+            "n_patients": self.patients,
+            "n_encounters": len(visits),
+            "n_waveform_folders": sum(visit.monitored for visit in visits),
+        }
 
     def build(self, root: Path | None, run: Path, *, workers: int | None = None) -> None:
         """Write the emulated tree below ``run/demo`` if it is not there yet, and build the cohort from it."""

@@ -222,7 +222,7 @@ def _diagnoses(people: list[dict[str, Any]], lost: list[Loss]) -> pl.DataFrame:
                 continue
             if said.casefold() not in words:
                 lost.append(
-                    Loss("diagnoses", "workbook", "unknown_code_system", p["row"], detail=f"{column}: {said[:60]}")
+                    Loss("diagnoses", "workbook", "unknown_diagnosis", p["row"], detail=f"{column}: {said[:60]}")
                 )
                 continue
             meaning = words[said.casefold()]
@@ -247,7 +247,7 @@ def _recordings(root: Path, base: Path, known: set[str], lost: list[Loss]) -> tu
         name = re.fullmatch(r"(\d+)_(\d+)\.txt", file.name)
         if name is None:
             lost.append(
-                Loss("recordings", "waveforms", "unsupported_format", path=path, detail="not named <subject>_<k>.txt")
+                Loss("recordings", "waveforms", "foreign_file", path=path, detail="not named <subject>_<k>.txt")
             )
             continue
         if not file.resolve().is_relative_to(root.resolve()):

@@ -125,10 +125,8 @@ def scan_tree(root: Path, waveforms: str, *, rates_hz: Mapping[str, float], work
     with os.scandir(root / waveforms) as entries:
         strays = sorted(e.name for e in entries if e.is_file() and not IGNORED.match(e.name))
     for name in strays:
-        what = (
-            "an archive that is not unpacked" if name.endswith((".zip", ".gz", ".tar")) else "not below a suffix folder"
-        )
-        total.refused.append(Refused("", f"{waveforms}/{name}", "unsupported_format", what))
+        reason = "archive_not_unpacked" if name.endswith((".zip", ".gz", ".tar")) else "foreign_file"
+        total.refused.append(Refused("", f"{waveforms}/{name}", reason, "not below a suffix folder"))
     one = partial(scan_suffix, str(root), rates_hz=dict(rates_hz))
     count = min(workers or os.cpu_count() or 1, len(folders))
     if count > 1 and encounter_folders(root, waveforms) > SERIAL_FOLDERS:
@@ -159,20 +157,20 @@ def scan_suffix(root: str, folder: str, *, rates_hz: dict[str, float]) -> Scan:
     for encounter in _entries(base, folder, out, ""):
         place = f"{folder}/{encounter.name}"
         if not encounter.is_dir():
-            out.refused.append(Refused("", place, "unsupported_format", "not in an encounter folder"))
+            out.refused.append(Refused("", place, "foreign_file", "not in an encounter folder"))
             continue
         out.encounters.append(encounter.name)
         for channel in _entries(base, place, out, encounter.name):
             inner = f"{place}/{channel.name}"
             if not channel.is_dir():
-                out.refused.append(Refused(encounter.name, inner, "unsupported_format", "not in a channel folder"))
+                out.refused.append(Refused(encounter.name, inner, "foreign_file", "not in a channel folder"))
                 continue
             name = usual.get(channel.name.casefold())
             files = _entries(base, inner, out, encounter.name)
             if name is None:
                 detail = f"channel folders that are read: {', '.join(rates_hz)}"
                 out.refused += [
-                    Refused(encounter.name, f"{inner}/{f.name}", "unsupported_format", detail) for f in files
+                    Refused(encounter.name, f"{inner}/{f.name}", "foreign_file", detail) for f in files
                 ]
                 continue
             _channel(base, inner, encounter.name, name, files, rates_hz[name], out)
@@ -228,7 +226,7 @@ def _channel(
     for name in sizes:
         if name.endswith(".hea") or name in wanted:
             continue
-        reason = "header_missing" if name.endswith(".dat") else "unsupported_format"
+        reason = "header_missing" if name.endswith(".dat") else "foreign_file"
         out.refused.append(Refused(encounter_id, f"{inner}/{name}", reason))
 
 

@@ -40,7 +40,9 @@ def describe(made: Plan, *, until: str | None) -> str:
     directory = RunDirectory(made.out)
     if directory.identity:
         directory.claim(made.identity())
-    encounters = int(counts.get("n_encounters", 0))
+    # A folder of waveforms is one encounter with signal; a source without such folders says how many it has.
+    folders = int(counts.get("n_waveform_folders", 0))
+    encounters = folders if folders > 1 else int(counts.get("n_encounters", 0))
     windows = encounters * made.config.segments.n_segments
     samples = made.spec.contract.length(made.window_s)
     seconds = _seconds(made, windows)

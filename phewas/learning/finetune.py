@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -109,43 +109,36 @@ def fit(
     """
     if np.intersect1d(study.patients(train), study.patients(tuning)).size:
         raise LearningError("a patient is on the training and on the tuning side", cure="this is a fault: report it")
-    encoder = build_encoder(spec, weights=weights, seed=seed)
-    model = PhenomeModel(encoder, spec.width, len(columns)).to(device)
+    model = PhenomeModel(build_encoder(spec, weights=weights, seed=seed), spec.width, len(columns)).to(device)
     labels = torch.from_numpy(study.labels[:, columns].copy())
     _start_head_at_prevalence(model.head, labels[torch.from_numpy(train.copy())])
     scratch = not spec.pretrained or weights in (None, "random")
-    rates = [config.head_lr if scratch else config.encoder_lr, config.head_lr]
+    rates = (config.head_lr if scratch else config.encoder_lr, config.head_lr)
     groups = [{"params": list(part.parameters())} for part in (model.encoder, model.head)]
     optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=config.weight_decay)
+    state = _Fit(model, optimizer, rates, store, study, labels, columns, tuning, config, seed, device, folder)
+    at = state.restore()
     steps = -(-len(train) // config.batch_encounters)
     total, warmup = steps * config.epochs, round(steps * config.epochs * config.warmup_share)
-    position = _restore(folder, model, optimizer, device)
-    if position.epoch == 0 and position.step == 0:
-        _remember(folder, model, optimizer, position)
-    before = position.epoch * len(train) + position.step * len(train) // steps
+    before = at.epoch * len(train) + at.step * len(train) // steps
     with progress("training", total=config.epochs * len(train), unit="encounters", done=before) as advance:
-        while position.epoch < config.epochs and not position.stopped:
-            order = generator("epoch", seed, position.epoch).permutation(train)
-            while position.step < steps:
-                batch = order[position.step :: steps]
-                rows, owner = draw_windows(study, batch, config.segments_per_encounter, seed, position.epoch)
-                factor = learning_rate_factor(position.epoch * steps + position.step, total=total, warmup=warmup)
-                for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * factor
-                torch.manual_seed(torch_seed("step", seed, position.epoch, position.step))
-                loss = _step(model, optimizer, store, labels, batch, rows, owner, config.clip_norm, device)
-                position.loss_sum += loss
-                position.step += 1
-                if not math.isfinite(loss):
+        while at.epoch < config.epochs and not at.stopped:
+            order = generator("epoch", seed, at.epoch).permutation(train)
+            while at.step < steps:
+                batch = order[at.step :: steps]
+                factor = learning_rate_factor(at.epoch * steps + at.step, total=total, warmup=warmup)
+                at.loss_sum += state.step(batch, factor)
+                at.step += 1
+                if not math.isfinite(at.loss_sum):
                     raise LearningError(
-                        f"the training loss is {loss} in epoch {position.epoch}, step {position.step}",
+                        f"the training loss is {at.loss_sum} in epoch {at.epoch}, step {at.step}",
                         cure="lower [learn] encoder_lr and head_lr in a --config file",
                     )
-                advance(len(batch), f"loss {position.loss_sum / position.step:.4f}")
-                if position.step % config.save_every_steps == 0 and position.step < steps:
-                    _remember(folder, model, optimizer, position)
-            _end_epoch(model, store, study, tuning, labels, columns, position, steps, config, device, folder, factor)
-            _remember(folder, model, optimizer, position)
+                advance(len(batch), f"loss {at.loss_sum / at.step:.4f}")
+                if at.step % config.save_every_steps == 0 and at.step < steps:
+                    state.remember()
+            state.end_epoch(at.loss_sum / steps, factor)
+            state.remember()
     model.load_state_dict(load_tensors(folder / "best.safetensors"))
     return model.to(device).eval()
 
@@ -174,66 +167,94 @@ def draw_windows(
     return np.concatenate(rows).astype(np.int64), np.concatenate(owner).astype(np.int64)
 
 
-def _step(
-    model: PhenomeModel,
-    optimizer: torch.optim.Optimizer,
-    store: SegmentStore,
-    labels: Tensor,
-    batch: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    owner: NDArray[np.int64],
-    clip_norm: float,
-    device: torch.device,
-) -> float:
-    """Take one optimiser step and return its loss."""
-    model.train()
-    x = torch.from_numpy(store.gather(rows)).to(device, non_blocking=True).float()
-    y = labels[torch.from_numpy(batch[owner])].to(device, non_blocking=True)
-    weights = torch.from_numpy(1.0 / np.bincount(owner)[owner]).float().to(device)
-    with autocast(device):
-        logits = model(x)
-    loss = masked_loss(logits, y, weights)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-    optimizer.step()
-    return float(loss.detach())
+@dataclass
+class _Fit:
+    """What one fit holds: the tensors, the data, and where it stands."""
 
+    model: PhenomeModel
+    optimizer: torch.optim.Optimizer
+    rates: tuple[float, float]
+    store: SegmentStore
+    study: Study
+    labels: Tensor
+    columns: NDArray[np.int64]
+    tuning: NDArray[np.int64]
+    config: LearnConfig
+    seed: int
+    device: torch.device
+    folder: Path
+    at: Position = field(default_factory=Position)
 
-def _end_epoch(
-    model: PhenomeModel,
-    store: SegmentStore,
-    study: Study,
-    tuning: NDArray[np.int64],
-    labels: Tensor,
-    columns: NDArray[np.int64],
-    position: Position,
-    steps: int,
-    config: LearnConfig,
-    device: torch.device,
-    folder: Path,
-    factor: float,
-) -> None:
-    """Score the tuning encounters, keep the model if it is the best so far, and write the history."""
-    loss = auc = None
-    score_now = -position.loss_sum / steps  # without tuning encounters the last epoch is as good as the loss says
-    if len(tuning):
-        logits = score(model, store, study, tuning, device=device)
-        y = study.labels[tuning][:, columns]
-        loss = float(masked_loss(torch.from_numpy(logits), torch.from_numpy(y), torch.ones(len(y))))
-        auc = macro_auc(logits, y, study.patients(tuning))
-        auc = None if math.isnan(auc) else auc
-        score_now = auc if auc is not None else -loss
-    row = {"epoch": position.epoch, "train_loss": position.loss_sum / steps, "tuning_loss": loss, "tuning_auc": auc,
-           "learning_rate": factor}  # fmt: skip
-    position.history = (*position.history, row)
-    if score_now > position.best_score:
-        position.best_score, position.best_epoch = score_now, position.epoch
-        save_tensors(model.state_dict(), folder / "best.safetensors")
-    position.stopped = position.epoch - position.best_epoch >= config.patience
-    position.epoch, position.step, position.loss_sum = position.epoch + 1, 0, 0.0
-    lines = [",".join("" if r[name] is None else f"{r[name]:.6g}" for name in HISTORY) for r in position.history]
-    write_text("\n".join([",".join(HISTORY), *lines]) + "\n", folder / "history.csv")
+    def step(self, batch: NDArray[np.int64], factor: float) -> float:
+        """Take one optimiser step on a batch of encounters and return its loss."""
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        torch.manual_seed(torch_seed("step", self.seed, self.at.epoch, self.at.step))
+        rows, owner = draw_windows(self.study, batch, self.config.segments_per_encounter, self.seed, self.at.epoch)
+        self.model.train()
+        x = torch.from_numpy(self.store.gather(rows)).to(self.device, non_blocking=True).float()
+        y = self.labels[torch.from_numpy(batch[owner])].to(self.device, non_blocking=True)
+        weights = torch.from_numpy(1.0 / np.bincount(owner)[owner]).float().to(self.device)
+        with autocast(self.device):
+            logits = self.model(x)
+        loss = masked_loss(logits, y, weights)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def end_epoch(self, train_loss: float, factor: float) -> None:
+        """Score the tuning encounters, keep the model if it is the best so far, and write the history."""
+        at, loss, auc = self.at, None, None
+        score_now = -train_loss  # without tuning encounters the training loss is all there is to go by
+        if len(self.tuning):
+            logits = score(self.model, self.store, self.study, self.tuning, device=self.device)
+            y = self.study.labels[self.tuning][:, self.columns]
+            loss = float(masked_loss(torch.from_numpy(logits), torch.from_numpy(y), torch.ones(len(y))))
+            found = macro_auc(logits, y, self.study.patients(self.tuning))
+            auc = None if math.isnan(found) else found
+            score_now = auc if auc is not None else -loss
+        row = {"epoch": at.epoch, "train_loss": train_loss, "tuning_loss": loss, "tuning_auc": auc,
+               "learning_rate": factor * self.rates[0]}  # fmt: skip
+        at.history = (*at.history, row)
+        if score_now > at.best_score:
+            at.best_score, at.best_epoch = score_now, at.epoch
+            save_tensors(self.model.state_dict(), self.folder / "best.safetensors")
+        at.stopped = at.epoch - at.best_epoch >= self.config.patience
+        at.epoch, at.step, at.loss_sum = at.epoch + 1, 0, 0.0
+        lines = [",".join("" if r[name] is None else f"{r[name]:.6g}" for name in HISTORY) for r in at.history]
+        write_text("\n".join([",".join(HISTORY), *lines]) + "\n", self.folder / "history.csv")
+
+    def remember(self) -> None:
+        """Write the checkpoint: tensors first, then the JSON that names them by step, so that the pair always fits."""
+        state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
+        name = f"last-{self.at.epoch}-{self.at.step}.safetensors"
+        save_tensors(state, self.folder / name)
+        write_json({"tensors": name, **vars(self.at)}, self.folder / "last.json")
+        for old in self.folder.glob("last-*.safetensors"):
+            if old.name != name:
+                old.unlink()
+
+    def restore(self) -> Position:
+        """Load the checkpoint of an unfinished fit, if there is one, and return where it stands."""
+        file = self.folder / "last.json"
+        if not file.is_file():
+            return self.at
+        content = json.loads(file.read_text(encoding="utf-8"))
+        tensors = load_tensors(self.folder / content.pop("tensors"))
+        self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".", 2)
+                moments.setdefault(int(index), {})[name] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.at = Position(**content | {"history": tuple(content["history"])})
+        return self.at
 
 
 def _start_head_at_prevalence(head: nn.Linear, labels: Tensor) -> None:
@@ -243,36 +264,3 @@ def _start_head_at_prevalence(head: nn.Linear, labels: Tensor) -> None:
     with torch.no_grad():
         head.weight.zero_()
         head.bias.copy_(torch.logit(prevalence).float())
-
-
-def _remember(folder: Path, model: PhenomeModel, optimizer: torch.optim.Optimizer, position: Position) -> None:
-    """Write the checkpoint: tensors first, then the JSON that names them by step, so that the pair always fits."""
-    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for index, moments in optimizer.state_dict()["state"].items():
-        state |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
-    name = f"last-{position.epoch}-{position.step}.safetensors"
-    save_tensors(state, folder / name)
-    write_json({"tensors": name, **vars(position)}, folder / "last.json")
-    for old in folder.glob("last-*.safetensors"):
-        if old.name != name:
-            old.unlink()
-
-
-def _restore(folder: Path, model: PhenomeModel, optimizer: torch.optim.Optimizer, device: torch.device) -> Position:
-    """Load the checkpoint of an unfinished fit, if there is one."""
-    file = folder / "last.json"
-    if not file.is_file():
-        return Position()
-    content = json.loads(file.read_text(encoding="utf-8"))
-    tensors = load_tensors(folder / content.pop("tensors"))
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    model.to(device)
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".", 2)
-            moments.setdefault(int(index), {})[name] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    content["history"] = tuple(content["history"])
-    return Position(**content)

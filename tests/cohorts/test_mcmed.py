@@ -111,9 +111,9 @@ def test_every_waveform_file_has_its_fate(tree: Path, tmp_path: Path, build: Bui
         ("103/103/Pleth/103_5.hea", "unexpected_rate"), ("103/103/Pleth/103_6.hea", "unsupported_format"),
         ("103/103/Pleth/103_7.hea", "signal_missing"), ("103/103/Pleth/103_8.dat", "header_missing"),
         ("103/103/Pleth/103_9.hea", "out_of_root"), ("103/103/Pleth/103_11.hea", "several_signals"),
-        ("103/103/Pleth/notes.doc", "unsupported_format"), ("103/103/ABP/103_1.hea", "unsupported_format"),
-        ("103/103/ABP/103_1.dat", "unsupported_format"), ("555/555/Pleth/555_1.hea", "unknown_encounter"),
-        ("waveforms_1xx.zip", "unsupported_format"),
+        ("103/103/Pleth/notes.doc", "foreign_file"), ("103/103/ABP/103_1.hea", "foreign_file"),
+        ("103/103/ABP/103_1.dat", "foreign_file"), ("555/555/Pleth/555_1.hea", "unknown_encounter"),
+        ("waveforms_1xx.zip", "archive_not_unpacked"),
     }  # fmt: skip
     # Every header and every signal file is a recording, a reject, or the signal of such a header.
     paths = {p for p, _ in got} | {p.removeprefix("waveforms/") for p in r["path"]}

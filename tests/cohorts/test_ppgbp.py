@@ -69,10 +69,10 @@ def test_known_people(tmp_path: Path) -> None:
     lost = read(run, "rejects").select("table", "source_row", "reason").rows()
     assert sorted(lost, key=str) == sorted(
         [
-            ("diagnoses", 3, "unknown_code_system"), ("encounters", 2, "bad_number"),
+            ("diagnoses", 3, "unknown_diagnosis"), ("encounters", 2, "bad_number"),
             ("encounters", 4, "duplicate_encounter"), ("encounters", 5, "blank_id"),
             ("recordings", None, "read_failed"), ("recordings", None, "unknown_encounter"),
-            ("recordings", None, "unsupported_format"), ("recordings", None, "zero_length"),
+            ("recordings", None, "foreign_file"), ("recordings", None, "zero_length"),
         ],
         key=str,
     )  # fmt: skip
