@@ -249,6 +249,12 @@ class CohortTables:
         Flow.write(self.flow, run)
 
 
-def flow_row(unit: str, n_in: int, n_out: int, reason: str, *, step: str = "cohort") -> dict[str, Any]:
-    """Return one row of the flow table; see `phewas.schema.Flow`."""
-    return {"step": step, "unit": unit, "n_in": n_in, "n_out": n_out, "reason": reason}
+def flow_row(
+    unit: str, n_in: int, n_out: int, reason: str, *, step: str = "cohort", note: bool = False
+) -> dict[str, Any]:
+    """Return one row of the flow table; see `phewas.schema.Flow`.
+
+    `reason` says what was taken away; for a `note`, what `n_out` of the `n_in` are.
+    """
+    kind = "note" if note else None
+    return {"step": step, "unit": unit, "n_in": n_in, "n_out": n_out, "reason": reason, "kind": kind}

@@ -255,15 +255,13 @@ def _finish(
     }
     n_usable, total = len(usable), len(cohort.usable)
     rows = [
-        flow_row(
-            "patients", len(everyone), total, f"patients with a readable {card.index_channel} recording", step="split"
-        )
+        flow_row("patients", len(everyone), total, f"without a readable {card.index_channel} recording", step="split")
     ]
     for side in ("train", "tuning", "held_out", "crossfit"):
         if side in counts:
             words = f"{side.replace('_', ' ')} ({rule.partition(':')[0]})"
-            rows.append(flow_row("patients", total, counts[side]["patients"], words, step="split"))
-            rows.append(flow_row("encounters", n_usable, counts[side]["encounters"], words, step="split"))
+            rows.append(flow_row("patients", total, counts[side]["patients"], words, step="split", note=True))
+            rows.append(flow_row("encounters", n_usable, counts[side]["encounters"], words, step="split", note=True))
     Splits.write(splits, run)
     write_parquet(Flow.check(Flow.build(rows)), run / FLOW)
     write_json(report, run / DISJOINTNESS)

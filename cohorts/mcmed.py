@@ -307,18 +307,18 @@ def _flow(
     kept_rows = noted["source_row"].n_unique()
     return Flow.build(
         [
-            flow_row("encounters", visits.n_rows, len(encounters), "rows of visits.csv that name an encounter"),
-            flow_row("encounters", len(encounters), len(with_any), "encounters with a waveform folder"),
-            flow_row("encounters", len(with_any), len(with_index), f"encounters with a readable {channel} recording"),
-            flow_row("patients", n_read, len(patients), "patients with an encounter"),
-            flow_row("patients", len(patients), with_any["patient_id"].n_unique(), "patients with a waveform folder"),
+            flow_row("encounters", visits.n_rows, len(encounters), "rows of visits.csv that name no encounter of their own"),
+            flow_row("encounters", len(encounters), len(with_any), "without a waveform folder"),
+            flow_row("encounters", len(with_any), len(with_index), f"without a readable {channel} recording"),
+            flow_row("patients", n_read, len(patients), "without an encounter that could be taken"),
+            flow_row("patients", len(patients), with_any["patient_id"].n_unique(), "without a waveform folder"),
             flow_row("patients", with_any["patient_id"].n_unique(), with_index["patient_id"].n_unique(),
-                     f"patients with a readable {channel} recording"),
-            flow_row("recordings", tree.n_headers, len(tree.found), "headers that describe a readable signal"),
-            flow_row("recordings", len(tree.found), len(recordings), "recordings of a known encounter"),
-            flow_row("recordings", len(recordings), len(usable), f"recordings of the channel {channel}"),
-            flow_row("rows", pmh.n_rows, kept_rows, "rows of pmh.csv that hold a code of a known patient"),
-            flow_row("rows", kept_rows, kept_rows - undated, "noted diagnoses with a date"),
+                     f"without a readable {channel} recording"),
+            flow_row("recordings", tree.n_headers, len(tree.found), "headers or files that give no readable signal"),
+            flow_row("recordings", len(tree.found), len(recordings), "of encounters that are not in visits.csv"),
+            flow_row("recordings", len(recordings), len(usable), f"of the channel {channel}", note=True),
+            flow_row("rows", pmh.n_rows, kept_rows, "rows of pmh.csv without a code, or of nobody in visits.csv"),
+            flow_row("rows", kept_rows, kept_rows - undated, "with a readable date", note=True),
         ]
     )  # fmt: skip
 

@@ -172,9 +172,9 @@ class Ppgbp:
             rejects=pl.concat([Rejects.empty(), losses(lost)]),
             flow=Flow.build(
                 [
-                    flow_row("patients", len(rows), len(people), "rows of the workbook that name a person"),
-                    flow_row("patients", len(people), with_signal, "people with a readable recording"),
-                    flow_row("recordings", n_files, len(recordings), "readable recordings of a known person"),
+                    flow_row("patients", len(rows), len(people), "rows of the workbook that name nobody"),
+                    flow_row("patients", len(people), with_signal, "without a readable recording"),
+                    flow_row("recordings", n_files, len(recordings), "unreadable, or of nobody in the workbook"),
                 ]
             ),
         ).write(run)

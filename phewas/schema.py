@@ -241,7 +241,8 @@ class Flow(Chain):
     unit = Column(pl.String, "what is counted", values=("patients", "encounters", "recordings", "segments", "rows"))
     n_in = Column(pl.Int64, "number before")
     n_out = Column(pl.Int64, "number after")
-    reason = Column(pl.String, "what was taken away, or what was counted, in words")
+    reason = Column(pl.String, "what was taken away, in words; for a note, what n_out of the n_in are")
+    kind = Column(pl.String, "null: a loss; note: counted, nothing taken away", nullable=True, values=("note",))
 
 
 SPLITS = ("train", "tuning", "held_out", "crossfit", "excluded")

@@ -32,6 +32,7 @@ class Loss:
     unit: str
     starts: bool
     is_loss: bool
+    is_note: bool
 
 
 def side_counts(splits: pl.DataFrame, disjointness: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -74,9 +75,10 @@ def flow_steps(flow: pl.DataFrame, *, small_cell: int, rounded: bool) -> list[Lo
 
         steps.append(Loss(
             step=row["step"], reason=row["reason"], lost=say(abs(lost)), n_in=say(row["n_in"]), n_out=say(row["n_out"]),
-            unit=row["unit"], starts=before != (row["unit"], row["n_in"]), is_loss=lost > 0,
+            unit=row["unit"], starts=before != (row["unit"], row["n_in"]), is_loss=lost > 0 and row["kind"] is None,
+            is_note=row["kind"] is not None,
         ))
-        before = row["unit"], row["n_out"]
+        before = row["unit"], row["n_in"] if row["kind"] else row["n_out"]
     return steps
 
 

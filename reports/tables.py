@@ -181,6 +181,7 @@ def estimate_text(value: float | None, *, signed: bool = False) -> str:
     """Return an estimate with 3 decimals and a true minus sign, or a dash where it is blank."""
     if value is None or value != value:
         return "–"
+    value = round(value, 3) + 0.0  # no "-0.000"
     return (f"{value:+.3f}" if signed else f"{value:.3f}").replace("-", "−")
 
 

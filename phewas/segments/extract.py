@@ -282,13 +282,12 @@ def _publish(
         if counts.get(reason):
             flow.append(("segments", drawn, drawn - counts[reason], words))
             drawn -= counts[reason]
-    flow.append(("encounters", per_encounter.height, n_full,
-                 f"fewer than {config.n_segments} windows; kept with what they have"))  # fmt: skip
     names = ("unit", "n_in", "n_out", "reason")
-    write_parquet(
-        Flow.check(Flow.build({"step": "segments"} | dict(zip(names, row, strict=True)) for row in flow)),
-        run / FLOW_FILE,
-    )
+    rows: list[dict[str, object]] = [{"step": "segments"} | dict(zip(names, row, strict=True)) for row in flow]
+    short = f"with fewer than {config.n_segments} windows, kept with what they have"
+    rows.append({"step": "segments", "unit": "encounters", "n_in": per_encounter.height,
+                 "n_out": per_encounter.height - n_full, "reason": short, "kind": "note"})  # fmt: skip
+    write_parquet(Flow.check(Flow.build(rows)), run / FLOW_FILE)
     write_parquet(Rejects.check(_joined(parts, "rejects", n_shards)), run / REJECTS_FILE)
     write_parquet(windows, windows_file(run, window_s=window_s, channels=contract.channels))
     write_parquet(index, folder / "index.parquet")
