@@ -64,6 +64,9 @@ DISJOINTNESS = "cohort/disjointness.json"
 FLOW = "cohort/flow_split.parquet"
 
 
+SHOW = "phewas run --help lists the rules of --heldout"
+
+
 def parse_rule(rule: str) -> tuple[str, str]:
     """Return a rule's name and its argument.
 
@@ -75,24 +78,26 @@ def parse_rule(rule: str) -> tuple[str, str]:
     name, _, argument = rule.strip().partition(":")
     known = [r.partition(":")[0] for r in RULES]
     if name not in known:
-        raise ConfigError(
-            f"there is no held-out rule {rule!r}.{nearest(name, known)}", expected=f"one of {', '.join(RULES)}"
-        )
+        found = f"there is no held-out rule {rule!r}.{nearest(name, known)}"
+        raise ConfigError(found, expected=f"one of {', '.join(RULES)}", cure=SHOW)
     if name in ("auto", "no-synchronous-ppg-ecg") and argument:
-        raise ConfigError(f"the held-out rule {name} takes no argument, and {argument!r} was given")
+        found = f"the held-out rule {name} takes no argument, and {argument!r} was given"
+        raise ConfigError(found, cure=f"--heldout {name}")
     if name == "official" and argument not in ("random", "chrono"):
-        raise ConfigError(f"the held-out rule is {rule!r}", expected="official:random or official:chrono")
+        raise ConfigError(f"the held-out rule is {rule!r}", expected="official:random or official:chrono", cure=SHOW)
     if name == "manifest" and not argument:
-        raise ConfigError("the held-out rule manifest names no file", expected="manifest:FILE")
+        raise ConfigError("the held-out rule manifest names no file", expected="manifest:FILE", cure=SHOW)
     if name == "random":
         try:
             share = float(argument)
         except ValueError:
             share = math.nan
         if not 0 < share < 1:
-            raise ConfigError(f"the held-out rule is {rule!r}", expected="a share between 0 and 1, such as random:0.3")
+            share_words = "a share between 0 and 1, such as random:0.3"
+            raise ConfigError(f"the held-out rule is {rule!r}", expected=share_words, cure=SHOW)
     if name == "crossfit" and not (re.fullmatch(r"\d{1,2}", argument) and 2 <= int(argument) <= 20):
-        raise ConfigError(f"the held-out rule is {rule!r}", expected="2 to 20 folds, such as crossfit:5")
+        fold_words = "2 to 20 folds, such as crossfit:5"
+        raise ConfigError(f"the held-out rule is {rule!r}", expected=fold_words, cure=SHOW)
     return name, argument
 
 

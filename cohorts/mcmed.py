@@ -307,7 +307,7 @@ def _flow(
     kept_rows = noted["source_row"].n_unique()
     return Flow.build(
         [
-            flow_row("encounters", visits.n_rows, len(encounters), "rows of visits.csv that name no encounter of their own"),
+            flow_row("encounters", visits.n_rows, len(encounters), "rows of visits.csv that name no new encounter"),
             flow_row("encounters", len(encounters), len(with_any), "without a waveform folder"),
             flow_row("encounters", len(with_any), len(with_index), f"without a readable {channel} recording"),
             flow_row("patients", n_read, len(patients), "without an encounter that could be taken"),

@@ -72,6 +72,8 @@ def run(made: Plan, *, until: str | None = None) -> Path | None:
     made.out.mkdir(parents=True, exist_ok=True)
     try:
         with locked(made.out):
+            for left in made.out.rglob(".*.tmp"):
+                left.unlink()  # half a file of a process that was killed; nobody else writes here now
             _describe(made, directory)
             did = _run_steps(made, directory, until)
     except PhewasError:

@@ -134,11 +134,16 @@ def plan(config: RunConfig, *, out: Path | None, command: str) -> Plan:
     Raises
     ------
     PhewasError
-        An unknown cohort or encoder, missing data or weights (one message names all of them), or weights that do not
-        fit the encoder.
+        An unknown cohort, encoder, vocabulary or rule; missing data or weights (one message names all of them); or
+        weights that do not fit the encoder.
     """
+    from phewas.cohorts import heldout
+    from phewas.mappings import vocabulary
+
     source = cohorts.get(config.cohort)
     spec = registry.get(config.encoder or source.card.encoder)
+    heldout.parse_rule(config.heldout or source.card.heldout)
+    vocabulary.resolve(config.phenotypes.vocabulary)
     root = settings.data_root(config) if source.card.needs_data else None
     weights = settings.weights_of(config, spec.name)
     _complain_about_missing(config, source, spec, root, weights)

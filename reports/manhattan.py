@@ -181,7 +181,7 @@ def _label(ax: Axes, rows: pl.DataFrame, axis: _Axis, chosen: list[int], points:
         drawn = textalloc.allocate(
             ax, axis.x[chosen], auc[chosen], texts, x_scatter=axis.x, y_scatter=auc, scatter_plot=points,
             **whiskers,
-            textsize=5.6, linecolor=PALE, linewidth=0.35, draw_all=False, nbr_candidates=2500, margin=0.003,
+            textsize=5.6, linecolor=PALE, linewidth=0.35, draw_all=False, nbr_candidates=2500, margin=0.008,
             min_distance=0.008, max_distance=0.5, avoid_label_lines_overlap=True, avoid_crossing_label_lines=True,
             textcolor=[INK] * len(chosen), linespacing=1.05, zorder=5,
             ylims=(max(low_y, float(auc[chosen].min()) - 0.08 * (high_y - low_y)), high_y),

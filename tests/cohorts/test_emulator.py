@@ -83,7 +83,8 @@ def test_every_fault_is_there_and_found(small: Path, tmp_path: Path, build: Buil
     t = build(small, tmp_path / "run")
     of_files = set(t["rejects"].filter(pl.col("table") == "recordings")["reason"])
     assert of_files == {
-        "signal_truncated", "signal_missing", "header_missing", "no_date", "header_unreadable", "zero_length", "foreign_file",
+        "signal_truncated", "signal_missing", "header_missing", "no_date", "header_unreadable", "zero_length",
+        "foreign_file",
         "unexpected_rate", "several_signals", "unsupported_format", "not_in_summary", "summary_without_files",
         "unknown_encounter", "summary_mismatch",
     }  # fmt: skip
