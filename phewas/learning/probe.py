@@ -59,7 +59,7 @@ def fit_heads(embeddings: NDArray[np.float32], labels: NDArray[np.int8], *, l2: 
     Notes
     -----
     The curvature of the logistic loss is at most a quarter, whatever the labels (Böhning and Lindsay 1988), so one
-    Cholesky factor serves all phenotypes and iterations; Nesterov's acceleration with a restart per phenotype does
+    inverse serves all phenotypes and iterations; Nesterov's acceleration with a restart per phenotype does
     the rest. More features than encounters are first rotated into the encounters' span, which changes no ridge fit.
     """
     known = labels >= 0
@@ -78,17 +78,19 @@ def fit_heads(embeddings: NDArray[np.float32], labels: NDArray[np.int8], *, l2: 
     design = np.column_stack([np.ones(len(x)), x])
     penalty = np.full(design.shape[1], l2)
     penalty[0] = 0.0
-    factor = cho_factor(design.T @ design / 4 + np.diag(penalty))
+    bound = design.T @ design / 4 + np.diag(penalty)
+    # One matrix product a step with the inverse is several times faster than triangular solves for many columns.
+    inverse = cho_solve(cho_factor(bound), np.eye(len(bound)))
     beta = np.zeros((design.shape[1], labels.shape[1]))
     beta[0] = np.log(n_cases / (n_known - n_cases))
     target, mask = (labels == 1).astype(np.float64), known.astype(np.float64)
-    beta = _accelerated(design, target, mask, penalty, factor, beta)
+    beta = _accelerated(design, target, mask, penalty, inverse, beta)
     weight = beta[1:] if rotation is None else rotation.T @ beta[1:]
     return Heads(mean, scale, weight, beta[0])
 
 
 def _accelerated(
-    design: Floats, target: Floats, mask: Floats, penalty: Floats, factor: tuple[Floats, bool], beta: Floats
+    design: Floats, target: Floats, mask: Floats, penalty: Floats, inverse: Floats, beta: Floats
 ) -> Floats:
     """Minimise all columns together; a column that no longer moves is left alone."""
     result = beta.copy()
@@ -97,7 +99,7 @@ def _accelerated(
     for _ in range(MAX_ITERATIONS):
         fitted = 1 / (1 + np.exp(-(design @ point)))
         gradient = design.T @ ((fitted - target[:, active]) * mask[:, active]) + penalty[:, None] * point
-        current = point - cho_solve(factor, gradient)
+        current = point - inverse @ gradient
         step = current - previous
         # Going uphill means that the momentum has overshot: start it again for that phenotype.
         momentum = np.where((gradient * step).sum(0) > 0, 1.0, momentum)
