@@ -7,12 +7,12 @@ same patients as a smaller one.
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from phewas.cohorts.planted import COMPLAINTS, PLANTED, Planted
+from phewas.seeds import generator
 
 LOWEST_ID, HIGHEST_ID = 98_870_000, 99_999_999  # patients and visits share one range, as in the original
 
@@ -48,12 +48,6 @@ class Person:
     def has(self, code: str, day: dt.date) -> bool:
         """Whether the condition with ICD-10-CM code `code` has begun by `day`."""
         return any(PLANTED[k].code == code and onset <= day for k, onset in self.onsets.items())
-
-
-def generator(seed: int, *words: object) -> np.random.Generator:
-    """Return a random generator that depends on the seed and on `words`, and on nothing drawn before."""
-    text = "\0".join(str(w) for w in (seed, *words))
-    return np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest())))
 
 
 RACES = ("White", "Other", "Asian", "Black or African American", "Declines to State", "Unknown", "")

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from phewas.cohorts.emulator_people import Person, Visit, generator
+from phewas.cohorts.emulator_people import Person, Visit
 from phewas.cohorts.emulator_waves import Summary
 from phewas.cohorts.planted import COMPLAINTS, MALFORMED, PLANTED
 from phewas.rundir import atomic, write_text
+from phewas.seeds import generator
 
 VISIT_COLUMNS = (
     "MRN", "CSN", "Visit_no", "Visits", "Age", "Gender", "Race", "Ethnicity", "Means_of_arrival", "Triage_Temp",

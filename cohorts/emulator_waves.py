@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from phewas.cohorts.emulator_people import Person, Visit, generator
+from phewas.cohorts.emulator_people import Person, Visit
 from phewas.cohorts.pulse import Traits, Wave, breathing, ecg, encode, pulse, storage_for, write_record
+from phewas.seeds import generator
 
 PLETH_HZ, ECG_HZ, RESP_HZ = 125.0, 500.0, 62.5
 # Faults that add one broken Pleth record to a visit that is sound otherwise. Each befalls at least one visit.

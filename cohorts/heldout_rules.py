@@ -5,7 +5,6 @@ What the rules mean is said once, in `phewas.cohorts.heldout`.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import polars as pl
 
 from phewas.cohorts.csvtext import header_of, read_table
 from phewas.errors import CohortError, SplitError
+from phewas.seeds import uniform
 
 MIN_OVERLAP_S = 10.0
 AUTO_SHARE = 0.3
@@ -44,12 +44,6 @@ class Cohort:
     recordings: pl.DataFrame
     diagnoses: pl.DataFrame
     usable: list[str]
-
-
-def hashed(seed: int, purpose: str, identifier: str) -> float:
-    """Return a number in [0, 1) that depends on seed, purpose and identifier only."""
-    digest = hashlib.blake2b(f"{seed}\0{purpose}\0{identifier}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) / 2**64
 
 
 def read_manifest(path: Path) -> list[str]:
@@ -195,7 +189,7 @@ def by_official_split(kind: str, root: Path | None, cohort: Cohort) -> Sides:
 def by_share(share: float, seed: int, cohort: Cohort) -> Sides:
     """Hold out patients whose hash lies below `share` (0 to 1); adding patients moves nobody."""
     sides = Sides()
-    chosen = {p for p in cohort.usable if hashed(seed, "held_out", p) < share}
+    chosen = {p for p in cohort.usable if uniform(seed, "held_out", p) < share}
     sides.put(chosen, "held_out", f"hashed share of {share:g}")
     sides.put(set(cohort.usable) - chosen, "train", f"hashed share of {1 - share:g}")
     return sides
@@ -217,13 +211,13 @@ def by_folds(folds: int, seed: int, cohort: Cohort) -> Sides:
     counts = dict(cohort.diagnoses.group_by("patient_id").len().iter_rows())
     sex = dict(cohort.patients.select("patient_id", "sex").iter_rows())
     # Neighbours in this order are alike; each run of `folds` neighbours is dealt out, one to a fold, by hash.
-    order = sorted(cohort.usable, key=lambda p: (sex[p], counts.get(p, 0), hashed(seed, "order", p), p))
+    order = sorted(cohort.usable, key=lambda p: (sex[p], counts.get(p, 0), uniform(seed, "order", p), p))
     sides = Sides()
     sides.put(order, "crossfit", f"one of {folds} folds, balanced by sex and number of diagnoses")
     for start in range(0, len(order), folds):
-        block = sorted(order[start : start + folds], key=lambda p: (hashed(seed, "fold", p), p))
+        block = sorted(order[start : start + folds], key=lambda p: (uniform(seed, "fold", p), p))
         # A last, short run starts at a hashed fold, so that the first folds are not always the larger ones.
-        shift = int(hashed(seed, "shift", str(start)) * folds)
+        shift = int(uniform(seed, "shift", str(start)) * folds)
         for place, patient in enumerate(block):
             sides.fold[patient] = (place + shift) % folds
     return sides
@@ -231,7 +225,7 @@ def by_folds(folds: int, seed: int, cohort: Cohort) -> Sides:
 
 def set_tuning(sides: Sides, seed: int, share: float) -> None:
     """Set aside the training patients with the lowest hashes; at least one where two are left, if any are asked for."""
-    train = sorted((p for p, s in sides.side.items() if s == "train"), key=lambda p: (hashed(seed, "tuning", p), p))
+    train = sorted((p for p, s in sides.side.items() if s == "train"), key=lambda p: (uniform(seed, "tuning", p), p))
     count = max(round(share * len(train)), 1) if share > 0 and len(train) > 1 else 0
     for patient in train[:count]:
         sides.side[patient] = "tuning"

@@ -9,8 +9,13 @@ import numpy as np
 
 def hashed(*parts: object) -> int:
     """Return a 128-bit number that is a hash of `parts`, taken as text."""
-    text = "\x1f".join(str(part) for part in parts)
+    text = "\0".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest())
+
+
+def uniform(*parts: object) -> float:
+    """Return a number in [0, 1) that is a hash of `parts`."""
+    return (hashed(*parts) >> 75) / 2**53
 
 
 def generator(*parts: object) -> np.random.Generator:

