@@ -219,6 +219,7 @@ def _learn(made: Plan, fingerprint: str) -> None:
             kind=made.fit,
             config=config.learn,
             minimum=config.evaluate.min_train_case_patients,
+            minimum_tested=config.evaluate.min_case_patients,
             seed=config.seed,
             device=made.device,
             fingerprint=fingerprint,

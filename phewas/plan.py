@@ -113,6 +113,7 @@ class Plan:
                     "weights": self.weights_sha256,
                     "device": self.device,
                     "minimum": config.evaluate.min_train_case_patients,
+                    "minimum_tested": config.evaluate.min_case_patients,
                 }
             case "evaluate":
                 window = {"label_window": config.phenotypes.label_window, "seed": config.seed}

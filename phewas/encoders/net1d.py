@@ -101,7 +101,8 @@ class Block(nn.Module):
             identity = functional.max_pool1d(functional.pad(identity, (0, self.stride - 1)), self.stride)
         if self.grow:
             identity = functional.pad(identity, (0, 0, self.grow // 2, self.grow - self.grow // 2))
-        return out + identity
+        total: Tensor = out + identity
+        return total
 
 
 class Stage(nn.Module):

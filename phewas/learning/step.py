@@ -18,7 +18,7 @@ from phewas.encoders.registry import EncoderSpec
 from phewas.errors import LearningError, SplitError
 from phewas.learning import probe
 from phewas.learning.finetune import fit
-from phewas.learning.labels import Study, fittable, load
+from phewas.learning.labels import Study, count_patients, fittable, load
 from phewas.learning.model import build_encoder, pick_device, save_model, save_tensors, torch_seed
 from phewas.learning.predict import in_blocks, score
 from phewas.rundir import write_json, write_npy
@@ -34,7 +34,8 @@ class Learn:
     """What the step is told, beside the files of the run directory.
 
     `weights` is a file, or ``random``/None for random weights; `minimum` is the number of case (and control) patients
-    that a phenotype needs among the training patients, of each fold where there are folds.
+    that a phenotype needs among the training patients, of each fold where there are folds; `minimum_tested` the number
+    that some phenotype must have among the scored patients, so that hours of training end in at least one AUC.
     """
 
     run: Path
@@ -43,6 +44,7 @@ class Learn:
     kind: Literal["finetune", "probe"]
     config: LearnConfig
     minimum: int
+    minimum_tested: int
     seed: int
     device: str
     fingerprint: str
@@ -134,11 +136,30 @@ class _Run:
             columns = np.intersect1d(columns, fittable(self.study, everyone[folds != fold], minimum=self.job.minimum))
         if not len(columns):
             raise LearningError("no phenotype can be fitted in every fold", cure="fewer folds: --heldout crossfit:3")
+        self._some_testable(columns, everyone)
         return everyone, folds, columns
+
+    def _some_testable(self, columns: NDArray[np.int64], scored: NDArray[np.int64]) -> None:
+        """Stop before training where no phenotype could be tested afterwards."""
+        labels, patients, least = (
+            self.study.labels[scored][:, columns],
+            self.study.patients(scored),
+            self.job.minimum_tested,
+        )
+        cases, controls = count_patients(labels, patients, 1), count_patients(labels, patients, 0)
+        if not ((cases >= least) & (controls >= least)).any():
+            raise LearningError(
+                f"no phenotype that can be fitted has {least} case patients with usable recordings on the test side "
+                f"(the most frequent has {int(cases.max(initial=0))} of {len(np.unique(patients))})",
+                expected=f"at least {least} case and {least} control patients for some phenotype",
+                cure="a larger test side (--heldout random:0.5, or crossfit:5 with --fit probe), or a wider label window "
+                '([phenotypes] label_window = "any" in a --config file)',
+            )
 
     def finetune_split(self) -> None:
         train, tuning, scored = self.sides()
         columns = fittable(self.study, train, minimum=self.job.minimum)
+        self._some_testable(columns, self.study.where("held_out"))
         model = self._fit(train, tuning, columns, self.work)
         logits = in_blocks(
             lambda rows: score(model, self.store, self.study, rows, device=self.device),
@@ -167,6 +188,7 @@ class _Run:
     def probe_split(self) -> None:
         train, tuning, scored = self.sides()
         columns = fittable(self.study, train, minimum=self.job.minimum)
+        self._some_testable(columns, self.study.where("held_out"))
         needed = np.union1d(train, scored)
         embeddings = np.zeros((len(self.study.encounters), self.job.spec.width), dtype=np.float32)
         embeddings[needed] = self._embed(needed)

@@ -68,7 +68,7 @@ def write_run(run, *, n_patients=60, crossfit=False, windows=5, samples=250, see
 
 
 def job(run, **more):
-    base = {"run": run, "spec": SPEC, "weights": None, "kind": "finetune", "config": CONFIG, "minimum": 10, "seed": 0,
+    base = {"run": run, "spec": SPEC, "weights": None, "kind": "finetune", "config": CONFIG, "minimum": 10, "minimum_tested": 2, "seed": 0,
             "device": "cpu", "fingerprint": "f" * 32}  # fmt: skip
     return Learn(**(base | more))
 
@@ -231,6 +231,9 @@ def test_too_few_cases_everywhere_is_told(tmp_path):
     run = write_run(tmp_path / "few")
     with pytest.raises(LearningError, match="no phenotype has 50 case patients"):
         learn(job(run, minimum=50))
+    with pytest.raises(LearningError, match="has 40 case patients with usable recordings on the test side"):
+        learn(job(run, minimum_tested=40))
+    assert not (run / "predictions").exists()
 
 
 # --- frozen use -----------------------------------------------------------------------------------------------------
