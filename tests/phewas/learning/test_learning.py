@@ -68,8 +68,8 @@ def write_run(run, *, n_patients=60, crossfit=False, windows=5, samples=250, see
 
 
 def job(run, **more):
-    base = {"run": run, "spec": SPEC, "weights": None, "kind": "finetune", "config": CONFIG, "minimum": 10, "minimum_tested": 2, "seed": 0,
-            "device": "cpu", "fingerprint": "f" * 32}  # fmt: skip
+    base = {"run": run, "spec": SPEC, "weights": None, "kind": "finetune", "config": CONFIG, "minimum": 10,
+            "minimum_tested": 2, "seed": 0, "device": "cpu", "fingerprint": "f" * 32}  # fmt: skip
     return Learn(**(base | more))
 
 
