@@ -141,11 +141,8 @@ class _Run:
 
     def _some_testable(self, columns: NDArray[np.int64], scored: NDArray[np.int64]) -> None:
         """Stop before training where no phenotype could be tested afterwards."""
-        labels, patients, least = (
-            self.study.labels[scored][:, columns],
-            self.study.patients(scored),
-            self.job.minimum_tested,
-        )
+        labels, patients = self.study.labels[scored][:, columns], self.study.patients(scored)
+        least = self.job.minimum_tested
         cases, controls = count_patients(labels, patients, 1), count_patients(labels, patients, 0)
         if not ((cases >= least) & (controls >= least)).any():
             raise LearningError(
