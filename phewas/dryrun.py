@@ -14,6 +14,7 @@ FORWARD_PER_S = {"anyppg": 240.0, "net1d-small": 4_000.0}
 TRAIN_PER_S = {"anyppg": 47.0, "net1d-small": 1_000.0}
 SLOWEST_FORWARD, SLOWEST_TRAIN = 240.0, 47.0
 GPU_FACTOR = 200.0
+TRAINING_SHARE = 0.6
 
 WORDS = {
     "cohort": "read patients, encounters, codes and recordings",
@@ -79,9 +80,10 @@ def _seconds(made: Plan, windows: int) -> dict[str, float]:
     forward = FORWARD_PER_S.get(made.spec.name, SLOWEST_FORWARD) * speed
     train = TRAIN_PER_S.get(made.spec.name, SLOWEST_TRAIN) * speed
     learn = windows / forward
-    if made.fit == "finetune":
-        learn += 0.6 * windows / train * made.config.learn.epochs
     encounters = windows / made.config.segments.n_segments
+    if made.fit == "finetune":
+        drawn = min(made.config.learn.segments_per_encounter, made.config.segments.n_segments)
+        learn += TRAINING_SHARE * encounters * drawn / train * made.config.learn.epochs
     return {
         "cohort": 1 + encounters / 2_000,
         "split": 1.0,

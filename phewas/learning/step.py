@@ -146,11 +146,11 @@ class _Run:
         cases, controls = count_patients(labels, patients, 1), count_patients(labels, patients, 0)
         if not ((cases >= least) & (controls >= least)).any():
             raise LearningError(
-                f"no phenotype that can be fitted has {least} case patients with usable recordings on the test side "
+                f"no fitted phenotype has {least} case patients with usable recordings on the test side "
                 f"(the most frequent has {int(cases.max(initial=0))} of {len(np.unique(patients))})",
                 expected=f"at least {least} case and {least} control patients for some phenotype",
-                cure="a larger test side (--heldout random:0.5, or crossfit:5 with --fit probe), or a wider label window "
-                '([phenotypes] label_window = "any" in a --config file)',
+                cure="a larger test side (--heldout random:0.5, or crossfit:5 with --fit probe), or a wider label "
+                'window ([phenotypes] label_window = "any" in a --config file)',
             )
 
     def finetune_split(self) -> None:
