@@ -10,9 +10,9 @@ from phewas.rundir import RunDirectory
 
 # Measured on two cores of a 2024 server processor; orders of magnitude, not promises.
 WINDOWS_PER_S = 1_500.0  # read, filter, resample, standardise, per worker
-FORWARD_PER_S = {"anyppg": 240.0, "net1d-small": 4_000.0}
+FORWARD_PER_S = {"anyppg": 500.0, "net1d-small": 4_000.0}
 TRAIN_PER_S = {"anyppg": 47.0, "net1d-small": 1_000.0}
-SLOWEST_FORWARD, SLOWEST_TRAIN = 240.0, 47.0
+SLOWEST_FORWARD, SLOWEST_TRAIN = 500.0, 47.0
 GPU_FACTOR = 200.0
 TRAINING_SHARE = 0.6
 
