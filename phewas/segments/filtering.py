@@ -13,6 +13,8 @@ from scipy import signal
 from phewas.encoders.registry import Band, InputContract
 
 RATIO_DENOMINATOR = 10_000
+RINGING_SHARE = 1e-3
+RINGING_CYCLES = 20  # of the band's lower edge: long after any Butterworth filter of low order has died away
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,27 @@ class Standardised:
     scale: NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class _Filter:
+    """Second-order sections, and the samples by which a signal is continued beyond its ends before filtering."""
+
+    sections: NDArray[np.float64]
+    ringing: int
+
+
 @lru_cache(maxsize=64)
-def _sections(band: Band, fs_hz: float) -> NDArray[np.float64]:
-    """Return the second-order sections of a band-pass at a rate."""
-    sos: NDArray[np.float64] = signal.butter(
-        band.order, (band.low_hz, band.high_hz), "bandpass", fs=fs_hz, output="sos"
-    )
-    return sos
+def _filter(band: Band, fs_hz: float) -> _Filter:
+    """Design a band-pass for a rate.
+
+    The continuation (odd reflection) is as long as the filter rings: until its impulse response stays below a
+    thousandth of its peak. scipy's own default is a few dozen samples, with which the first and last second of a
+    ten-second window come out wrong by half a standard deviation and more.
+    """
+    sections = signal.butter(band.order, (band.low_hz, band.high_hz), "bandpass", fs=fs_hz, output="sos")
+    impulse = np.zeros(int(RINGING_CYCLES * fs_hz / band.low_hz))
+    impulse[0] = 1.0
+    response = np.abs(signal.sosfilt(sections, impulse))
+    return _Filter(sections, int(np.flatnonzero(response > RINGING_SHARE * response.max())[-1]))
 
 
 def rate_is_enough(contract: InputContract, fs_hz: float) -> bool:
@@ -59,11 +75,13 @@ def prepare(windows: NDArray[np.float32], *, fs_hz: float, contract: InputContra
     -----
     Zero-phase Butterworth (forward and backward), then polyphase resampling, then z-score by the population standard
     deviation plus the contract's epsilon: the published order of AnyPPG's preprocessing (arXiv:2511.01747 and its
-    code). A window of constant value comes out as zeros with scale 0.
+    code). The filter gives what ``mne.filter.filter_data(method="iir")`` gives with the same
+    arguments. A window of constant value comes out as zeros with scale 0.
     """
     x = windows.astype(np.float64)
     if contract.band is not None:
-        x = signal.sosfiltfilt(_sections(contract.band, fs_hz), x, axis=-1)
+        design = _filter(contract.band, fs_hz)
+        x = signal.sosfiltfilt(design.sections, x, axis=-1, padlen=min(design.ringing, x.shape[-1] - 1))
     ratio = Fraction(contract.fs_hz / fs_hz).limit_denominator(RATIO_DENOMINATOR)
     if ratio != 1:
         x = signal.resample_poly(x, ratio.numerator, ratio.denominator, axis=-1)
