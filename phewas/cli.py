@@ -13,6 +13,7 @@ import typer
 
 from phewas import __version__
 from phewas.errors import PhewasError
+from phewas.verbs import segments
 
 app = typer.Typer(
     name="phewas",
@@ -184,6 +185,9 @@ def encoders(pattern: Annotated[str, typer.Argument(help="Wildcard, for example 
         needs = "needs --weights" if spec.pretrained else "needs no weights"
         channels = "+".join(spec.contract.channels)
         typer.echo(f"{name:<14} {spec.title:<28} {channels} {spec.contract.fs_hz:g} Hz  {needs}")
+
+
+app.add_typer(segments.app, name="segments")
 
 
 def _command() -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FilePath
 
 
 class Part(BaseModel):
@@ -15,14 +16,60 @@ class Part(BaseModel):
 
 
 class PhenotypeConfig(Part):
-    """How codes become labels (DESIGN: label rules)."""
+    """How codes become labels (DESIGN: label rules). Every rule is an option here, with its default."""
 
     vocabulary: str = Field("phecode1.2", description="vocabulary name, with its version")
-    label_window: Literal["history", "through_visit", "any"] = Field(
+    label_window: Literal["history", "through_visit", "any", "future"] = Field(
         "through_visit", description="which diagnoses count, by date against the encounter"
     )
+    horizon_days: int = Field(365, ge=1, le=36_525, description="label_window future: days after the visit that count")
+    follow_up_until: date | None = Field(
+        None,
+        description="label_window future: last day on which the source would have noted a diagnosis; "
+        "default: the encounters' own src_follow_up_end",
+    )
     min_code_days: int | None = Field(None, ge=1, description="distinct days a case needs; default: the cohort's card")
-    control_exclusions: bool = Field(default=True, description="codes of related phenotypes make a non-case neither")
+    roll_up: bool = Field(default=True, description="codes of a phenotype count for the phenotypes above it")
+    control_exclusions: bool = Field(
+        default=True,
+        description="codes of related phenotypes make a non-case neither; "
+        "without effect in a vocabulary that lists no related phenotypes",
+    )
+    sex_rule: bool = Field(default=True, description="a phenotype of one sex is assessed in that sex only")
+    uncertain: Literal["exclude", "ignore", "confirm"] = Field(
+        "exclude", description="uncertain diagnoses make neither case nor control, do not count, or count as confirmed"
+    )
+    map_file: FilePath | None = Field(None, description="table that replaces the map: vocabulary, code, phenotype")
+    rollup_file: FilePath | None = Field(None, description="table that replaces the roll-up: phenotype, ancestor")
+    exclusions_file: FilePath | None = Field(
+        None, description="table that replaces the control exclusions: phenotype, related"
+    )
+    sex_file: FilePath | None = Field(None, description="table that replaces the sex rule: phenotype, sex (both/F/M)")
+
+    @property
+    def replacements(self) -> dict[str, Path]:
+        """Files that replace a table of the vocabulary, by table: map, rollup, exclusions, sex."""
+        given = {name: getattr(self, f"{name}_file") for name in ("map", "rollup", "exclusions", "sex")}
+        return {name: path for name, path in given.items() if path is not None}
+
+    def dependencies(self) -> dict[str, Any]:
+        """Return what labels depend on, JSON-ready: files by their sha256, and no option that is without effect."""
+        from phewas.rundir import sha256_of
+
+        settings = self.model_dump(mode="json")
+        if self.label_window != "future":
+            del settings["horizon_days"], settings["follow_up_until"]
+        return settings | {f"{name}_file": sha256_of(path) for name, path in self.replacements.items()}
+
+    def replaced(self, **options: Any) -> PhenotypeConfig:
+        """Return the same options with those given in place of theirs; None means not given.
+
+        Raises
+        ------
+        pydantic.ValidationError
+            An option is unknown or its value cannot be.
+        """
+        return type(self)(**self.model_dump() | {name: value for name, value in options.items() if value is not None})
 
 
 class SegmentConfig(Part):

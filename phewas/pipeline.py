@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import phewas
-from phewas.errors import PhewasError
+from phewas.errors import PhewasError, PhewasWarning
 from phewas.plan import Plan
 from phewas.progress import say
 from phewas.rundir import RunDirectory, digest_of, locked
@@ -71,7 +73,7 @@ def run(made: Plan, *, until: str | None = None) -> Path | None:
     fresh = not made.out.exists()
     made.out.mkdir(parents=True, exist_ok=True)
     try:
-        with locked(made.out):
+        with locked(made.out), _warnings_told():
             for left in made.out.rglob(".*.tmp"):
                 left.unlink()  # half a file of a process that was killed; nobody else writes here now
             _describe(made, directory)
@@ -83,6 +85,23 @@ def run(made: Plan, *, until: str | None = None) -> Path | None:
     if not did:
         say(f"Nothing to do: every step in {made.out} is up to date.")
     return made.out / "report" / "index.html" if until in (None, "report") else None
+
+
+@contextlib.contextmanager
+def _warnings_told() -> Iterator[None]:
+    """Tell our own warnings as plain lines, without the place in the code that Python puts before them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", PhewasWarning)
+        plain = warnings.showwarning
+
+        def told(message: Any, category: Any, *more: Any, **options: Any) -> None:
+            if issubclass(category, PhewasWarning):
+                say(f"Note: {message}")
+            else:
+                plain(message, category, *more, **options)
+
+        warnings.showwarning = told
+        yield
 
 
 def is_current(made: Plan, directory: RunDirectory, step: str) -> bool:

@@ -14,7 +14,7 @@ from phewas.encoders.registry import EncoderSpec
 from phewas.engine import default_workers
 from phewas.errors import ConfigError
 from phewas.progress import say
-from phewas.rundir import sha256_of
+from phewas.rundir import UNDECIDED, sha256_of
 
 if TYPE_CHECKING:
     from phewas.cohorts.base import Source
@@ -62,13 +62,15 @@ class Plan:
 
     @property
     def pretrained(self) -> bool:
-        """Whether the encoder starts from weights that have seen patients."""
-        return self.weights not in (None, "random")
+        """Whether the encoder starts from weights that have seen patients, or will when they are given."""
+        return self.spec.pretrained if self.weights is None else self.weights != "random"
 
     @cached_property
     def weights_sha256(self) -> str:
-        """Hash of the weights file; ``random`` without one."""
-        return sha256_of(Path(str(self.weights))) if self.pretrained else "random"
+        """Hash of the weights file; ``random`` for none, and what may still be given where none is needed yet."""
+        if not self.pretrained:
+            return "random"
+        return UNDECIDED if self.weights is None else sha256_of(Path(self.weights))
 
     @cached_property
     def data_fingerprint(self) -> str:
@@ -101,7 +103,7 @@ class Plan:
                     "pretraining": list(self.spec.pretraining),
                 }
             case "phenotypes":
-                return config.phenotypes.model_dump() | {"min_code_days": self.min_code_days}
+                return config.phenotypes.dependencies() | {"min_code_days": self.min_code_days}
             case "segments":
                 shards = config.segments.model_dump() | {"window_s": self.window_s}
                 return shards | {"contract": self.spec.contract.digest, "seed": config.seed}
@@ -129,8 +131,19 @@ class Plan:
         return pick_device(self.config.device).type
 
 
-def plan(config: RunConfig, *, out: Path | None, command: str) -> Plan:
+def plan(config: RunConfig, *, out: Path | None, command: str, weights_needed: bool = True) -> Plan:
     """Find everything that a run needs, before anything is written.
+
+    Parameters
+    ----------
+    config
+        From `phewas.settings.resolve`.
+    out
+        Run directory; None for ``phewas-runs/COHORT-ENCODER``.
+    command
+        Command line, for the record.
+    weights_needed
+        False for steps that come before the encoder: its weights may then be given later.
 
     Raises
     ------
@@ -147,7 +160,7 @@ def plan(config: RunConfig, *, out: Path | None, command: str) -> Plan:
     vocabulary.resolve(config.phenotypes.vocabulary)
     root = settings.data_root(config) if source.card.needs_data else None
     weights = settings.weights_of(config, spec.name)
-    _complain_about_missing(config, source, spec, root, weights)
+    _complain_about_missing(config, source, spec, root, weights if weights_needed else weights or "random")
     if spec.contract.channels[0] != source.card.index_channel:
         raise ConfigError(
             f"{spec.name} takes {spec.contract.channels[0]} and the cohort {config.cohort} is indexed by "
@@ -158,7 +171,7 @@ def plan(config: RunConfig, *, out: Path | None, command: str) -> Plan:
         say(f"{spec.name} starts from random weights, as asked for: its results are not those of the published model.")
     folder = out or Path("phewas-runs") / f"{config.cohort}-{spec.name}"
     made = Plan(config, source, spec, root, weights, folder, command)
-    if made.pretrained:
+    if made.pretrained and weights is not None:
         from phewas.encoders import checkpoint
 
         checkpoint.load(spec.build(), Path(str(weights)), spec=spec)

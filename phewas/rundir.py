@@ -75,6 +75,7 @@ def sha256_of(path: Path) -> str:
 
 
 MANIFEST = "run.json"
+UNDECIDED = "undecided"  # a part of the identity that a later command will settle
 
 
 class RunDirectory:
@@ -113,6 +114,9 @@ class RunDirectory:
         old = self.identity
         if old and old != identity:
             differ = [name for name in identity if old.get(name) != identity[name]]
+            if all(UNDECIDED in (old.get(name), identity[name]) for name in differ):
+                self.manifest["identity"] = identity | {name: old[name] for name in differ if old[name] != UNDECIDED}
+                return
             raise RunError(
                 f"{self.path} belongs to another run: "
                 + "; ".join(f"{name} was {_short(old.get(name))}, now {_short(identity[name])}" for name in differ),

@@ -204,6 +204,7 @@ REASONS: dict[str, str] = {
     "missing_file": "a file that a table names is not there",
     "read_failed": "signal could not be read",
     "out_of_root": "path leaves the data root",
+    "packed_copy": "the recording is also there unpacked, or in another archive; that copy is used",
 }
 
 
@@ -425,3 +426,48 @@ class Overview(Table):
     measure = Column(pl.String, "name of the figure")
     value = Column(pl.Float64, "the figure", nullable=True)
     meaning = Column(pl.String, "in words")
+
+
+class Shift(Table):
+    """How those who are tested differ from those who trained: one row per variable, and per level of a category."""
+
+    file = "results/shift.parquet"
+    key = ("comparison", "variable", "level")
+    comparison = Column(pl.String, "held_out: against training (tuning included); fold K: against the other folds")
+    variable = Column(pl.String, "age, sex, race, ethnicity, encounters_per_patient, prior_codes or chapter")
+    level = Column(pl.String, "the category; empty for the variable as a whole")
+    kind = Column(pl.String, "what the numbers are", values=("continuous", "category"))
+    unit = Column(pl.String, "what is counted", values=("patients", "encounters"))
+    n_tested = Column(pl.Int64, "tested units with a value")
+    n_training = Column(pl.Int64, "training units with a value")
+    missing_tested = Column(pl.Int64, "tested units without a value")
+    missing_training = Column(pl.Int64, "training units without a value")
+    count_tested = Column(pl.Int64, "tested units of this level; null for a variable as a whole", nullable=True)
+    count_training = Column(pl.Int64, "training units of this level; null for a variable as a whole", nullable=True)
+    mean_tested = Column(pl.Float64, "mean of a continuous variable", nullable=True)
+    mean_training = Column(pl.Float64, "mean of a continuous variable", nullable=True)
+    sd_tested = Column(pl.Float64, "its standard deviation", nullable=True)
+    sd_training = Column(pl.Float64, "its standard deviation", nullable=True)
+    smd = Column(
+        pl.Float64, "standardised mean difference, tested minus training; unsigned for a category as a whole; null if "
+        "undefined", nullable=True,
+    )  # fmt: skip
+
+
+class Table1(Table):
+    """Who was studied, by side: one row per side and variable, and per level of a category."""
+
+    file = "results/table1.parquet"
+    key = ("side", "variable", "level")
+    side = Column(pl.String, "train, tuning, held_out or crossfit", values=SPLITS)
+    variable = Column(pl.String, "age, sex, race, ethnicity, encounters_per_patient, prior_codes or chapter")
+    level = Column(pl.String, "the category; empty for a continuous variable")
+    unit = Column(pl.String, "what is counted", values=("patients", "encounters"))
+    n = Column(pl.Int64, "units with a value")
+    missing = Column(pl.Int64, "units without a value")
+    count = Column(pl.Int64, "units of this level; null for a continuous variable", nullable=True)
+    mean = Column(pl.Float64, "mean of a continuous variable", nullable=True)
+    sd = Column(pl.Float64, "its standard deviation; null below two units", nullable=True)
+    median = Column(pl.Float64, "its median", nullable=True)
+    q25 = Column(pl.Float64, "its lower quartile", nullable=True)
+    q75 = Column(pl.Float64, "its upper quartile", nullable=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -234,13 +236,7 @@ def _read(
     record = records[which]
     try:
         if which not in opened:
-            opened[which] = open_recording(
-                shard.root,
-                str(record["path"]),
-                signal=str(record["signal"]),
-                fs_hz=float(record["fs_hz"]),  # type: ignore[arg-type]
-                n_samples=int(record["n_samples"]),  # type: ignore[call-overload]
-            )
+            opened[which] = open_row(shard.root, record)
         recording = opened[which]
         return None if recording is None else recording.read(start, stop)
     except (SignalError, OSError) as error:
@@ -250,12 +246,24 @@ def _read(
             {
                 "table": "windows",
                 "source": "recordings",
-                "path": record["path"],
+                "path": "/".join(str(record[part]) for part in ("path", "member") if record[part]),
                 "reason": "read_failed",
                 "detail": detail,
             }
         )
         return None
+
+
+def open_row(root: Path, record: Mapping[str, Any]) -> Recording:
+    """Open the recording of a row of the recordings table; raises what `open_recording` raises."""
+    return open_recording(
+        root,
+        record["path"],
+        signal=record["signal"],
+        fs_hz=record["fs_hz"],
+        n_samples=record["n_samples"],
+        member=record["member"],
+    )
 
 
 def _publish(

@@ -187,7 +187,9 @@ class Recording:
     read: Callable[[int, int], Samples]
 
 
-def open_recording(root: Path, path: str, *, signal: str, fs_hz: float, n_samples: int) -> Recording:
+def open_recording(
+    root: Path, path: str, *, signal: str, fs_hz: float, n_samples: int, member: str | None = None
+) -> Recording:
     """Open the recording that a row of the recordings table describes.
 
     Parameters
@@ -199,6 +201,8 @@ def open_recording(root: Path, path: str, *, signal: str, fs_hz: float, n_sample
         The signal's name in a WFDB header; its first signal if none has that name and there is only one.
     fs_hz, n_samples
         Rate in samples per second and length in samples, as in the table.
+    member
+        Name of a ``.hea`` inside the zip archive `path`; None for a file of its own.
 
     Raises
     ------
@@ -208,7 +212,11 @@ def open_recording(root: Path, path: str, *, signal: str, fs_hz: float, n_sample
     file = confine(root, path)
     if not file.is_file():
         raise SignalError(f"recording file {path} is missing")
-    if file.suffix == ".hea":
+    if member is not None:
+        from phewas.segments.archives import member_reader
+
+        read = member_reader(file, member, called=path, signal=signal, n_samples=n_samples)
+    elif file.suffix == ".hea":
         read = _wfdb_reader(root, file, path, signal, n_samples)
     elif file.suffix == ".npy":
         read = _array_reader(_load_npy(file, path))

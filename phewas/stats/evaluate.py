@@ -19,6 +19,7 @@ from phewas.stats.compare import Difference, compare_matrix, inflate_difference
 from phewas.stats.counts import count, has_training, representatives, training_rows
 from phewas.stats.crossfit import INFLATED, MIN_PERMUTATIONS, apply_null, fold_ranks, without_inference
 from phewas.stats.multiplicity import benjamini_hochberg, bonferroni
+from phewas.stats.shift import write_shift
 from phewas.stats.summary import write_summary
 from phewas.stats.tails import min_detectable_auc
 from phewas.stats.units import Units, read_units
@@ -82,6 +83,7 @@ def evaluate(run: Path, *, config: EvaluateConfig, seed: int, label_window: str)
     results = _table(phenotypes, counts, found, flags, tested, stand_in, family, config=config, window=label_window)
     PhenotypeResults.write(results, run)
     write_summary(run, results, units, config=config)
+    write_shift(run)
 
 
 @dataclass(frozen=True)

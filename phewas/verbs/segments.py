@@ -1,0 +1,223 @@
+"""`phewas segments`: cut windows without going on to a model, look at one, and hand them to other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from phewas.errors import ConfigError, RunError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from phewas.encoders.registry import InputContract
+    from phewas.plan import Plan
+
+app = typer.Typer(help="Cut windows, look at one, export them.", no_args_is_help=False)
+
+RunFolder = Annotated[Path, typer.Option("--run", help="Run directory.", show_default=False)]
+EXPORTS = (".npz", ".parquet")
+
+
+@app.callback(invoke_without_command=True)
+def cut(
+    context: typer.Context,
+    cohort: Annotated[str | None, typer.Option(help="Cohort, as for `phewas run`.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the cohort's data.", show_default=False)] = None,
+    encoder: Annotated[str | None, typer.Option(help="Encoder whose input contract is met.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the choice of windows.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.")] = None,
+) -> None:
+    """Run the steps up to the windows, and no further. `phewas run` with the same --out continues from there.
+
+    Example: phewas segments --cohort demo --out demo-run
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from phewas import settings
+    from phewas.pipeline import run
+    from phewas.plan import plan
+
+    options = {"cohort": cohort, "data": data, "encoder": encoder, "seed": seed, "workers": workers}
+    resolved = settings.resolve(options, config)
+    made = plan(resolved, out=out, command="phewas segments", weights_needed=False)
+    run(made, until="segments")
+    typer.echo(f"Windows: {made.out / 'segments'}")
+
+
+def opened(run: Path) -> tuple[Plan, InputContract]:
+    """Return the plan that a run directory was made by, with its data root, and the encoder's contract."""
+    import json
+
+    from phewas.config import RunConfig
+    from phewas.plan import plan
+    from phewas.rundir import MANIFEST
+
+    file = run / MANIFEST
+    if not file.is_file():
+        raise RunError(f"{run} is no run directory", cure="give the folder that `phewas run` or `phewas segments` made")
+    config = RunConfig(**json.loads(file.read_text(encoding="utf-8"))["config"])
+    made = plan(config, out=run, command="phewas segments", weights_needed=False)
+    return made, made.spec.contract
+
+
+@app.command()
+def show(
+    segment: Annotated[str, typer.Argument(help="Segment id (`recording:start`), or the row number in the store.")],
+    run: RunFolder,
+    out: Annotated[Path | None, typer.Option(help="PNG to write. Default: segment-ROW.png here.")] = None,
+) -> None:
+    """Draw one window, raw and as the encoder gets it, here and as a PNG.
+
+    Example: phewas segments show 0 --run phewas-runs/demo-net1d-small
+    """
+    from phewas.rundir import atomic
+    from phewas.segments.store import SegmentStore
+
+    made, contract = opened(run)
+    store = SegmentStore.open(run, contract)
+    ids = store.index.get_column("segment_id").to_list()
+    row = ids.index(segment) if segment in ids else -1
+    if row < 0 and segment.isdigit() and int(segment) < len(ids):
+        row = int(segment)
+    if row < 0:
+        raise ConfigError(
+            f"the store has no segment {segment!r}.{nearest(segment, ids[:2000])}",
+            expected=f"a segment id, or a row number below {len(ids)}",
+            cure=f"the ids are in {run / 'segments'} in the windows table",
+        )
+    raw, fs_hz, seconds = raw_window(made, store.index.row(row, named=True), run)
+    import numpy as np
+
+    ready = store.gather(np.array([row]))[0, 0].astype(np.float64)
+    columns, lines = terminal_size()
+    for title, values in ((f"raw, {fs_hz:g} Hz", raw), (f"as the encoder gets it, {contract.fs_hz:g} Hz", ready)):
+        typer.echo(f"\n{title}, {seconds:g} s")
+        typer.echo(sketch(values, columns=columns, lines=max(4, (lines - 8) // 2)))
+    quality = {n: v for n, v in store.index.row(row, named=True).items() if n.startswith("q_")}
+    typer.echo("\n" + ", ".join(f"{n.removeprefix('q_')} {v:.3f}" for n, v in quality.items()))
+    file = out or Path(f"segment-{row}.png")
+    with atomic(file) as handle:
+        handle.write(picture(raw, ready, seconds))
+    typer.echo(f"Picture: {file}")
+
+
+def raw_window(made: Plan, row: dict[str, Any], run: Path) -> tuple[NDArray[np.float32], float, float]:
+    """Return the raw samples of a window with their rate and length in seconds."""
+    import polars as pl
+
+    from phewas.schema import Recordings
+    from phewas.segments.extract import open_row
+
+    record = Recordings.read(run).filter(pl.col("recording_id") == row["recording_id"]).row(0, named=True)
+    recording = open_row(made.source.data_root(made.root, run), record)
+    samples = round(made.window_s * record["fs_hz"])
+    return recording.read(row["start_sample"], row["start_sample"] + samples), record["fs_hz"], made.window_s
+
+
+def terminal_size() -> tuple[int, int]:
+    """Return columns and lines of the terminal, or 80 by 24."""
+    import shutil
+
+    size = shutil.get_terminal_size()
+    return size.columns, size.lines
+
+
+BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+
+
+def sketch(values: NDArray[Any], *, columns: int, lines: int) -> str:
+    """Draw a signal in braille dots, two columns and four rows of dots a character; gaps where it is missing.
+
+    Parameters
+    ----------
+    values
+        float [samples]; NaN is missing.
+    columns, lines
+        Size in characters.
+    """
+    import numpy as np
+
+    dots_x, dots_y = 2 * columns, 4 * lines
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    grid = np.zeros((lines, columns), dtype=np.int32)
+    edges = np.linspace(0, len(values), dots_x + 1).astype(int)
+    for x in range(dots_x):
+        part = values[edges[x] : max(edges[x] + 1, edges[x + 1])]
+        part = part[np.isfinite(part)]
+        if not len(part):
+            continue
+        scale = (dots_y - 1) / max(high - low, 1e-12)
+        for y in range(round((high - float(part.max())) * scale), round((high - float(part.min())) * scale) + 1):
+            grid[y // 4, x // 2] |= BRAILLE[y % 4][x % 2]
+    return "\n".join("".join(chr(0x2800 + cell) for cell in line).rstrip("\u2800") for line in grid.tolist())
+
+
+def picture(raw: NDArray[Any], ready: NDArray[Any], seconds: float) -> bytes:
+    """Return a PNG of a window, raw above and as the encoder gets it below."""
+    import io
+
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    for ax, values, title in zip(
+        figure.subplots(2, 1, sharex=True), (raw, ready), ("raw", "filtered, resampled, standardised"), strict=True
+    ):
+        ax.plot(np.arange(len(values)) * seconds / len(values), values, lw=0.8, color="#1f4e79")
+        ax.set_title(title, loc="left", fontsize=9)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.margins(x=0)
+    ax.set_xlabel("seconds")
+    target = io.BytesIO()
+    figure.savefig(target, format="png", metadata={"Software": None})
+    return target.getvalue()
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="Where to: .npz (arrays) or .parquet (one row a window).")],
+    run: RunFolder,
+) -> None:
+    """Write all windows with their ids for other tools. Patient identifiers are left out.
+
+    Example: phewas segments export windows.npz --run phewas-runs/demo-net1d-small
+    """
+    import numpy as np
+
+    from phewas.rundir import atomic, write_parquet
+    from phewas.segments.store import SegmentStore
+
+    if file.suffix not in EXPORTS:
+        raise ConfigError(f"windows cannot be exported to {file.name}", expected=" or ".join(EXPORTS),
+                          cure="phewas segments export windows.npz --run RUN")  # fmt: skip
+    _, contract = opened(run)
+    store = SegmentStore.open(run, contract)
+    values = store.gather(np.arange(store.index.height))
+    table = store.index.drop("patient_id")
+    if file.suffix == ".parquet":
+        import polars as pl
+
+        width = values.shape[2]
+        signal = pl.Series("signal", values[:, 0].astype(np.float32), dtype=pl.Array(pl.Float32, width))
+        write_parquet(table.with_columns(signal), file)
+    else:
+        with atomic(file) as handle:
+            np.savez_compressed(
+                handle,
+                signal=values,
+                fs_hz=np.array(contract.fs_hz),
+                segment_id=np.array(table["segment_id"].to_list()),
+                encounter_id=np.array(table["encounter_id"].to_list()),
+                offset=table["offset"].to_numpy(),
+                scale=table["scale"].to_numpy(),
+            )
+    typer.echo(f"{len(values):,} windows of {values.shape[2]} samples: {file}")
