@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from datetime import datetime
 from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ import typer
 
 from phewas import __version__
 from phewas.errors import PhewasError
-from phewas.verbs import segments
+from phewas.verbs import maps, segments, vocabularies
 
 app = typer.Typer(
     name="phewas",
@@ -43,6 +44,15 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class Window(StrEnum):
+    """Which diagnoses make a label, by date against the encounter."""
+
+    history = "history"
+    through_visit = "through_visit"
+    any = "any"
+    future = "future"
+
+
 class Step(Enum):
     """The steps of a run, in order."""
 
@@ -70,7 +80,7 @@ def _root(
     pass
 
 
-WHAT, HOW, WHERE = "What to run", "How", "Where"
+WHAT, HOW, LABELS, WHERE = "What to run", "How", "Labels", "Where"
 
 
 @app.command()
@@ -107,6 +117,32 @@ def run(
             help="Who is tested: auto, manifest:FILE, no-synchronous-ppg-ecg, official:random, official:chrono, "
             "random:SHARE or crossfit:FOLDS. Default: the cohort's.",
             rich_help_panel=HOW,
+        ),
+    ] = None,
+    vocabulary: Annotated[
+        str | None,
+        typer.Option(help="Phenotypes: a vocabulary's name or file. Default: phecode1.2.", rich_help_panel=LABELS),
+    ] = None,
+    label_window: Annotated[
+        Window | None,
+        typer.Option(help="Which diagnoses count. Default: through_visit.", rich_help_panel=LABELS),
+    ] = None,
+    min_code_days: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Distinct days with a code that a case needs. Default: the cohort's.", rich_help_panel=LABELS
+        ),
+    ] = None,
+    horizon_days: Annotated[
+        int | None,
+        typer.Option(min=1, max=36_525, help="future: days after the visit. Default: 365.", rich_help_panel=LABELS),
+    ] = None,
+    follow_up_until: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d"],
+            help="future: last day on which a diagnosis would have been recorded. Default: the cohort's, if it says.",
+            rich_help_panel=LABELS,
         ),
     ] = None,
     seed: Annotated[
@@ -148,7 +184,15 @@ def run(
         "workers": workers,
         "device": device.value if device else None,
     }
-    made = plan(settings.resolve(options, config), out=out, command=_command())
+    asked = settings.resolve(options, config)
+    labels = asked.phenotypes.replaced(
+        vocabulary=vocabulary,
+        label_window=label_window.value if label_window else None,
+        min_code_days=min_code_days,
+        horizon_days=horizon_days,
+        follow_up_until=follow_up_until.date() if follow_up_until else None,
+    )
+    made = plan(asked.model_copy(update={"phenotypes": labels}), out=out, command=_command())
     if dry_run:
         from phewas.dryrun import describe
 
@@ -188,6 +232,9 @@ def encoders(pattern: Annotated[str, typer.Argument(help="Wildcard, for example 
 
 
 app.add_typer(segments.app, name="segments")
+app.add_typer(vocabularies.app, name="vocabularies")
+app.command("map")(maps.map_table)
+app.command("codes")(vocabularies.codes)
 
 
 def _command() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FilePath
 
@@ -76,10 +76,20 @@ class SegmentConfig(Part):
     """Which windows are taken from the recordings."""
 
     window_s: float | None = Field(None, gt=0, description="window length in seconds; default: the cohort's card")
-    n_segments: int = Field(20, ge=1, description="windows per encounter")
+    n_segments: Annotated[int, Field(ge=1)] | Literal["all"] = Field(20, description="windows per encounter, or all")
+    pool: int | None = Field(
+        None, ge=1, description="windows kept of training patients, from which each epoch draws; default: n_segments"
+    )
     min_segments: int = Field(1, ge=1, description="encounters with fewer usable windows are left out")
     max_invalid: float = Field(0.25, ge=0, le=1, description="largest share of missing samples in a window")
     max_flat: float = Field(0.25, ge=0, le=1, description="largest share of a window that may lie in flat runs")
+    flat_rule: Literal["same-value", "anyppg"] = Field(
+        "same-value", description="what is flat: runs of one value, or AnyPPG's published rule in physical units"
+    )
+    max_saturated: float = Field(0.1, ge=0, le=1, description="largest share that may lie at the window's extremes")
+    rate_range_per_min: tuple[float, float] | None = Field(
+        None, description="windows whose pulse rate lies outside are left out; default: no such rule, as in the study"
+    )
     shard_encounters: int = Field(256, ge=1, description="encounters per shard of the store")
 
 

@@ -15,6 +15,7 @@ TRAIN_PER_S = {"anyppg": 47.0, "net1d-small": 1_000.0}
 SLOWEST_FORWARD, SLOWEST_TRAIN = 500.0, 47.0
 GPU_FACTOR = 200.0
 TRAINING_SHARE = 0.6
+ALL_GUESS = 100  # windows of an encounter when all are wanted
 
 WORDS = {
     "cohort": "read patients, encounters, codes and recordings",
@@ -44,9 +45,11 @@ def describe(made: Plan, *, until: str | None) -> str:
     # A folder of waveforms is one encounter with signal; a source without such folders says how many it has.
     folders = int(counts.get("n_waveform_folders", 0))
     encounters = folders if folders > 1 else int(counts.get("n_encounters", 0))
-    windows = encounters * made.config.segments.n_segments
+    wanted = made.config.segments.n_segments
+    each = ALL_GUESS if wanted == "all" else wanted
+    windows = encounters * each
     samples = made.spec.contract.length(made.window_s)
-    seconds = _seconds(made, windows)
+    seconds = _seconds(made, encounters, each)
     lines = [
         f"phewas run: {made.source.card.title}",
         f"  encoder      {made.spec.name} ({'weights ' + str(made.weights) if made.pretrained else 'random weights'})",
@@ -74,15 +77,15 @@ def describe(made: Plan, *, until: str | None) -> str:
     return "\n".join(lines)
 
 
-def _seconds(made: Plan, windows: int) -> dict[str, float]:
+def _seconds(made: Plan, encounters: int, each: int) -> dict[str, float]:
     """Return a rough time for each step."""
     speed = GPU_FACTOR if made.device == "cuda" else 1.0
     forward = FORWARD_PER_S.get(made.spec.name, SLOWEST_FORWARD) * speed
     train = TRAIN_PER_S.get(made.spec.name, SLOWEST_TRAIN) * speed
+    windows = encounters * each
     learn = windows / forward
-    encounters = windows / made.config.segments.n_segments
     if made.fit == "finetune":
-        drawn = min(made.config.learn.segments_per_encounter, made.config.segments.n_segments)
+        drawn = min(made.config.learn.segments_per_encounter, each)
         learn += TRAINING_SHARE * encounters * drawn / train * made.config.learn.epochs
     return {
         "cohort": 1 + encounters / 2_000,

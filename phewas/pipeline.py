@@ -106,14 +106,20 @@ def _warnings_told() -> Iterator[None]:
 
 def is_current(made: Plan, directory: RunDirectory, step: str) -> bool:
     """Tell whether a step, and each one that it reads, is done and untouched."""
-    if any(name not in directory.manifest["steps"] for name in READS[step]):
+    if any(name not in directory.manifest["steps"] for name in reads(made, step)):
         return False
     return directory.is_current(step, fingerprint_of(made, directory, step))
 
 
+def reads(made: Plan, step: str) -> tuple[str, ...]:
+    """Return the steps whose outputs a step reads; a larger pool for training patients makes windows read the split."""
+    pooled = step == "segments" and made.config.segments.pool is not None
+    return (*READS[step], "split") if pooled else READS[step]
+
+
 def fingerprint_of(made: Plan, directory: RunDirectory, step: str) -> str:
     """Return the name of a step's inputs: version, settings, and the outputs of the steps it reads."""
-    read = {name: directory.outputs(name) for name in READS[step]}
+    read = {name: directory.outputs(name) for name in reads(made, step)}
     return digest_of({"version": phewas.__version__, "settings": made.settings(step), "reads": read})
 
 

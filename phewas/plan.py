@@ -103,7 +103,12 @@ class Plan:
                     "pretraining": list(self.spec.pretraining),
                 }
             case "phenotypes":
-                return config.phenotypes.dependencies() | {"min_code_days": self.min_code_days}
+                from phewas.mappings import vocabulary
+
+                # A file, or a vocabulary that the user has stored, is known by what is in it.
+                name = vocabulary.resolve(config.phenotypes.vocabulary)
+                known = name if name in vocabulary.SHIPPED else vocabulary.load(name).digest
+                return config.phenotypes.dependencies() | {"min_code_days": self.min_code_days, "vocabulary": known}
             case "segments":
                 shards = config.segments.model_dump() | {"window_s": self.window_s}
                 return shards | {"contract": self.spec.contract.digest, "seed": config.seed}

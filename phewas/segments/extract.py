@@ -17,7 +17,7 @@ from phewas.encoders.registry import InputContract
 from phewas.engine import map_shards
 from phewas.errors import EncoderError, SignalError
 from phewas.rundir import write_npy, write_parquet
-from phewas.schema import Encounters, Flow, Recordings, Rejects, Windows
+from phewas.schema import Encounters, Flow, Recordings, Rejects, Splits, Windows
 from phewas.segments import quality
 from phewas.segments.filtering import prepare, rate_is_enough
 from phewas.segments.readers import Recording, open_recording
@@ -27,11 +27,14 @@ from phewas.segments.windows import candidates
 FLOW_FILE = "segments/flow.parquet"
 REJECTS_FILE = "segments/rejects.parquet"
 PARTS = ".parts"
+ALL = 2**31  # more windows than any encounter has
 
 # Why a drawn window was not kept, in the words of the flow table.
 WINDOW_REASONS = {
     "invalid": "windows with too many missing samples",
     "flat": "windows with flat stretches",
+    "saturated": "windows with clipped crests or troughs",
+    "pulse_rate": "windows with a pulse rate out of range or none",
     "rate": "windows of recordings sampled too slowly for the encoder's band",
     "unreadable": "windows that could not be read",
 }
@@ -85,7 +88,7 @@ def extract(
             expected="an encoder of one channel; windows matched over channels are not cut yet",
         )
     channel = contract.channels[0]
-    recordings = _ordered(run, channel)
+    recordings = _with_limits(_ordered(run, channel), run, config)
     folder = run / "segments" / f".work-{fingerprint[:16]}"
     for stale in (run / "segments").glob(".work-*"):
         if stale != folder:
@@ -121,6 +124,17 @@ def _ordered(run: Path, channel: str) -> pl.DataFrame:
     return joined.sort("encounter_id", "start", "recording_id", nulls_last=True)
 
 
+def _with_limits(recordings: pl.DataFrame, run: Path, config: SegmentConfig) -> pl.DataFrame:
+    """Add how many windows each encounter may keep: `n_segments`, or `pool` for training patients."""
+    usual = pl.lit(ALL if config.n_segments == "all" else config.n_segments, dtype=pl.Int64)
+    if config.pool is None:
+        return recordings.with_columns(usual.alias("limit"))
+    sides = Splits.read(run).select("patient_id", "split")
+    larger = pl.when(pl.col("split") == "train").then(pl.max_horizontal(usual, pl.lit(config.pool))).otherwise(usual)
+    joined = recordings.join(sides, on="patient_id", how="left", maintain_order="left")
+    return joined.with_columns(larger.alias("limit"))
+
+
 def extract_shard(shard: Shard) -> int:
     """Write one shard: its windows, their index and the counts of what was not kept; nothing if it is there already.
 
@@ -144,7 +158,7 @@ def extract_shard(shard: Shard) -> int:
     index = pl.DataFrame(
         rows,
         schema=Windows.dtypes()
-        | {"q_invalid": pl.Float32, "q_flat": pl.Float32, "offset": pl.Float32, "scale": pl.Float32},
+        | dict.fromkeys(("q_invalid", "q_flat", "q_saturated", "q_rate_per_min", "offset", "scale"), pl.Float32),
         orient="row",
     )
     write_npy(values, shard.folder / shard.contract.channels[0] / f"shard-{shard.number:05d}.npy")
@@ -176,7 +190,7 @@ def _encounter(
     opened: dict[int, Recording | None] = {}
     kept: list[tuple[int, int, int, np.ndarray, quality.Quality]] = []
     for draw, (which, start) in enumerate(zip(grid.recording.tolist(), grid.start_sample.tolist(), strict=True)):
-        if len(kept) == shard.config.n_segments:
+        if len(kept) == records[0]["limit"]:
             break
         if not rate_is_enough(shard.contract, fs[which]):
             lost["rate"] += 1
@@ -185,11 +199,10 @@ def _encounter(
         if raw is None:
             lost["unreadable"] += 1
             continue
-        measured = quality.measure(raw, fs_hz=fs[which])
-        if measured.invalid > shard.config.max_invalid:
-            lost["invalid"] += 1
-        elif measured.flat > shard.config.max_flat:
-            lost["flat"] += 1
+        measured = quality.measure(raw, fs_hz=fs[which], flat_rule=shard.config.flat_rule)
+        reason = measured.reason(shard.config)
+        if reason is not None:
+            lost[reason] += 1
         else:
             kept.append((draw, which, start, quality.fill_gaps(raw), measured))
     if len(kept) < shard.config.min_segments:
@@ -217,6 +230,8 @@ def _encounter(
                 "draw": draw,
                 "q_invalid": measured.invalid,
                 "q_flat": measured.flat,
+                "q_saturated": measured.saturated,
+                "q_rate_per_min": measured.rate_per_min,
                 "offset": offset[place],
                 "scale": scale[place],
             }
@@ -281,7 +296,6 @@ def _publish(
     windows = Windows.check(index.drop("offset", "scale"))
     counts = dict(_joined(parts, "lost", n_shards).group_by("reason").agg(pl.col("n").sum()).iter_rows())
     per_encounter = index.group_by("encounter_id").len()
-    n_full = per_encounter.filter(pl.col("len") >= config.n_segments).height
     drawn = index.height + sum(counts.values())
     flow = [
         ("encounters", n_in, per_encounter.height, f"fewer than {config.min_segments} usable {window_s:g}-s windows")
@@ -292,9 +306,11 @@ def _publish(
             drawn -= counts[reason]
     names = ("unit", "n_in", "n_out", "reason")
     rows: list[dict[str, object]] = [{"step": "segments"} | dict(zip(names, row, strict=True)) for row in flow]
-    short = f"with fewer than {config.n_segments} windows, kept with what they have"
-    rows.append({"step": "segments", "unit": "encounters", "n_in": per_encounter.height,
-                 "n_out": per_encounter.height - n_full, "reason": short, "kind": "note"})  # fmt: skip
+    if config.n_segments != "all":
+        short = per_encounter.filter(pl.col("len") < config.n_segments).height
+        words = f"with fewer than {config.n_segments} windows, kept with what they have"
+        note = {"unit": "encounters", "n_in": per_encounter.height, "n_out": short, "reason": words, "kind": "note"}
+        rows.append({"step": "segments"} | note)
     write_parquet(Flow.check(Flow.build(rows)), run / FLOW_FILE)
     write_parquet(Rejects.check(_joined(parts, "rejects", n_shards)), run / REJECTS_FILE)
     write_parquet(windows, windows_file(run, window_s=window_s, channels=contract.channels))

@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 
 
 def evaluate(run: Path, *, config: EvaluateConfig, seed: int, label_window: str) -> None:
-    """Write ``results/phenotypes.parquet``, ``chapters.parquet`` and ``overview.parquet`` of a run.
+    """Write ``results/phenotypes.parquet``, chapters, overview, shift and table1 of a run.
 
     Parameters
     ----------

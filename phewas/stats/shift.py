@@ -185,8 +185,10 @@ def population(run: Path) -> Population:
 def _prior_codes(run: Path, encounters: pl.DataFrame) -> pl.DataFrame:
     """Return encounter_id and prior_codes: distinct codes first recorded before the day of the index time.
 
-    Null where the encounter has no index time; undated diagnoses do not count.
+    Null where the encounter has no index time, or the run no diagnoses table; undated diagnoses do not count.
     """
+    if not (run / Diagnoses.file).is_file():
+        return encounters.select("encounter_id", pl.lit(None, dtype=pl.Float64).alias("prior_codes"))
     noted = Diagnoses.read(run).select("patient_id", "code", "recorded").drop_nulls("recorded")
     first = noted.group_by("patient_id", "code").agg(pl.col("recorded").min())
     known = (
@@ -279,9 +281,8 @@ def _compare(pairs: dict[str, tuple[pl.DataFrame, pl.DataFrame]], chapters: dict
     for variable, unit in CONTINUOUS:
         rows.append({"variable": variable, "unit": unit, **_continuous(*(f[variable] for f in pairs[unit]))})
     for variable in CATEGORIES:
-        rows += [
-            {"variable": variable, "unit": "patients", **row} for row in _levels(*(f[variable] for f in pairs["patients"]))
-        ]
+        tested, training = (f[variable] for f in pairs["patients"])
+        rows += [{"variable": variable, "unit": "patients", **row} for row in _levels(tested, training)]
     for column, chapter in chapters.items():
         tested, training = (f[column] for f in pairs["encounters"])
         rows.append({"variable": "chapter", "unit": "encounters",
@@ -306,8 +307,10 @@ def _sizes(tested: pl.Series, training: pl.Series) -> dict[str, int]:
 
 def _continuous(tested: pl.Series, training: pl.Series) -> dict[str, Any]:
     a, b = _known(tested), _known(training)
-    out: dict[str, Any] = {"level": "", "kind": "continuous", "n_tested": len(a), "n_training": len(b),
-                           "missing_tested": len(tested) - len(a), "missing_training": len(training) - len(b)}  # fmt: skip
+    out: dict[str, Any] = {
+        "level": "", "kind": "continuous", "n_tested": len(a), "n_training": len(b),
+        "missing_tested": len(tested) - len(a), "missing_training": len(training) - len(b),
+    }  # fmt: skip
     for name, values in (("tested", a), ("training", b)):
         out[f"mean_{name}"] = float(values.mean()) if len(values) else None
         out[f"sd_{name}"] = float(values.std(ddof=1)) if len(values) > 1 else None

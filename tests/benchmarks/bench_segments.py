@@ -23,6 +23,7 @@ import mne
 import numpy as np
 import polars as pl
 import wfdb
+
 from phewas.config import SegmentConfig
 from phewas.encoders.registry import PPG_125
 from phewas.schema import Recordings
@@ -87,7 +88,7 @@ def main() -> None:
         hours = (table["n_samples"] / table["fs_hz"]).sum() / 3600
         print(f"visits {visits}")
         print(f"recorded hours {hours:.1f}")
-        joined = table.with_columns(pl.col("encounter_id").alias("patient_id"))
+        joined = table.with_columns(pl.col("encounter_id").alias("patient_id"), pl.lit(20).alias("limit"))
         shard = Shard(0, work, root, joined, PPG_125, SegmentConfig(), 10.0, 0)
         warm = Shard(1, work, root, joined.head(1), PPG_125, SegmentConfig(), 10.0, 0)
         extract_shard(warm)

@@ -13,7 +13,7 @@ from scipy import signal as scipy_signal
 from phewas.config import SegmentConfig
 from phewas.encoders.registry import PPG_125, Band, InputContract
 from phewas.errors import SignalError
-from phewas.schema import Encounters, Recordings, Rejects
+from phewas.schema import Encounters, Recordings, Rejects, Splits
 from phewas.segments import quality
 from phewas.segments.extract import FLOW_FILE, REJECTS_FILE, extract
 from phewas.segments.filtering import prepare
@@ -238,3 +238,78 @@ def test_windows_table_is_named_after_its_choice(tree):
     cut(run, root)
     assert windows_file(run, window_s=10.0, channels=("PPG",)).name == "windows-10-PPG.parquet"
     assert pl.read_parquet(windows_file(run, window_s=10.0, channels=("PPG",))).height == 29
+
+
+def test_all_windows_on_request(tree):
+    root, run = tree
+    store = cut(run, root, config=SegmentConfig(n_segments="all"))
+    per = dict(store.index.group_by("encounter_id").len().iter_rows())
+    assert per == {"a": 40, "b": 4, "c": 5}
+
+
+def test_training_patients_keep_a_larger_pool(tree):
+    root, run = tree
+    sides = {"pa": "train", "pb": "held_out", "pc": "tuning", "pd": "train"}
+    Splits.write(Splits.build({"patient_id": p, "split": s, "why": "test"} for p, s in sides.items()), run)
+    small = cut(run, root).index.filter(pl.col("encounter_id") == "a")["segment_id"].to_list()
+    store = cut(run, root, config=SegmentConfig(pool=30))
+    pooled = store.index.filter(pl.col("encounter_id") == "a")["segment_id"].to_list()
+    assert len(pooled) == 30
+    assert pooled[:20] == small  # the pool goes on where the usual draw ends
+    assert store.index.filter(pl.col("encounter_id") == "c").height == 5
+
+
+def clipped(x: np.ndarray, level: float) -> np.ndarray:
+    return np.minimum(x, np.quantile(x, level)).astype(np.float32)
+
+
+def test_clipping_is_seen_and_a_coarse_scale_is_not():
+    rng = np.random.default_rng(2)
+    t = np.arange(1250) / 125
+    x = np.sin(2 * np.pi * 1.1 * t)
+    assert quality.measure(clipped(x, 0.7), fs_hz=125).saturated > 0.2
+    coarse = np.round((x + 0.01 * rng.standard_normal(1250)) * 64).astype(np.float32)
+    assert quality.measure(coarse, fs_hz=125).saturated < 0.02
+    assert quality.measure(clipped(x, 0.7), fs_hz=125).reason(SegmentConfig()) == "saturated"
+
+
+@pytest.mark.parametrize("rate", [42, 60, 75, 110, 160, 200])
+def test_the_pulse_rate_of_a_known_wave(rate):
+    t = np.arange(1250) / 125
+    phase = (t * rate / 60) % 1
+    x = np.exp(-0.5 * ((phase - 0.3) / 0.08) ** 2) + 0.4 * np.exp(-0.5 * ((phase - 0.6) / 0.1) ** 2)
+    found = quality.measure(x.astype(np.float32), fs_hz=125)
+    assert abs(found.rate_per_min - rate) < 0.03 * rate
+    assert found.reason(SegmentConfig(rate_range_per_min=(30, 220))) is None
+    assert found.reason(SegmentConfig(rate_range_per_min=(300, 400))) == "pulse_rate"
+
+
+def test_noise_has_no_pulse_rate():
+    noise = np.random.default_rng(0).standard_normal(1250).astype(np.float32)
+    measured = quality.measure(np.cumsum(noise).astype(np.float32), fs_hz=125)
+    assert np.isnan(quality.measure(np.ones(1250, np.float32), fs_hz=125).rate_per_min)
+    assert measured.flat == 0
+
+
+def test_the_published_flat_rule_depends_on_the_unit():
+    t = np.arange(1250) / 125
+    x = np.sin(2 * np.pi * 1.2 * t).astype(np.float32)
+    assert quality.measure(x, fs_hz=125, flat_rule="anyppg").flat < 0.05
+    assert quality.measure(x * np.float32(1e-3), fs_hz=125, flat_rule="anyppg").flat == 1
+    assert quality.measure(x * np.float32(1e-3), fs_hz=125).flat == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pulse_rates_of_real_recordings_are_heartpys():
+    heartpy = pytest.importorskip("heartpy")
+    values, fs_hz = np.asarray(heartpy.load_exampledata(1)[0], dtype=np.float64), 117.0
+    ours, theirs = [], []
+    for start in range(0, 12 * 1170, 1170):
+        window = values[start : start + 1170]
+        try:
+            theirs.append(heartpy.process(window, fs_hz)[1]["bpm"])
+        except heartpy.exceptions.BadSignalWarning:
+            continue
+        ours.append(quality.measure(window.astype(np.float32), fs_hz=fs_hz).rate_per_min)
+    # The first windows are noise, on which neither can be right.
+    assert np.nanmedian(np.abs(np.array(ours) - np.array(theirs))[2:]) < 2
