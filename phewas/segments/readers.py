@@ -195,10 +195,11 @@ def open_recording(
     Parameters
     ----------
     root, path
-        Data root, and the file below it: ``.hea`` (WFDB), ``.npy`` (one-dimensional), or numbers as text
-        (``.txt``, ``.csv``, ``.tsv``: one row or one column).
+        Data root, and the file below it: ``.hea`` (WFDB), ``.edf``, ``.npy`` (one-dimensional), ``.parquet`` (one
+        column a signal), or numbers as text (``.txt``, ``.csv``, ``.tsv``: one row or one column).
     signal
-        The signal's name in a WFDB header; its first signal if none has that name and there is only one.
+        The signal's name in a WFDB or EDF header, or the Parquet column; where a WFDB header or a Parquet file has
+        just one, that one.
     fs_hz, n_samples
         Rate in samples per second and length in samples, as in the table.
     member
@@ -222,10 +223,15 @@ def open_recording(
         read = _array_reader(_load_npy(file, path))
     elif file.suffix in {".txt", ".csv", ".tsv"}:
         read = _array_reader(_load_text(file, path))
+    elif file.suffix == ".parquet":
+        read = _array_reader(_load_parquet(file, path, signal))
+    elif file.suffix.lower() == ".edf":
+        from phewas.segments.edf import edf_reader
+
+        read = _filled(edf_reader(file, path, signal))
     else:
-        raise SignalError(
-            f"recording file {path} is of a kind that is not read", expected=".hea, .npy, .txt, .csv or .tsv"
-        )
+        kinds = ".hea, .edf, .npy, .parquet, .txt, .csv or .tsv"
+        raise SignalError(f"recording file {path} is of a kind that is not read", expected=kinds)
     return Recording(fs_hz, n_samples, read)
 
 
@@ -243,6 +249,25 @@ def _padded(values: Samples, length: int) -> Samples:
     if len(values) == length:
         return values
     return np.concatenate([values, np.full(length - len(values), np.nan, dtype=np.float32)])
+
+
+def _filled(read: Callable[[int, int], Samples]) -> Callable[[int, int], Samples]:
+    """Return a reader that fills up with NaN what the file does not hold."""
+    return lambda start, stop: _padded(read(start, stop), stop - start)
+
+
+def _load_parquet(file: Path, path: str, signal: str) -> NDArray[Any]:
+    import polars as pl
+
+    try:
+        names = list(pl.read_parquet_schema(file))
+        name = signal if signal in names else names[0] if len(names) == 1 else ""
+        if not name:
+            raise SignalError(f"{path} has no column {signal!r}", expected=f"one of {names}")
+        values = pl.read_parquet(file, columns=[name], hive_partitioning=False).get_column(name)
+        return values.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise SignalError(f"{path} is not a Parquet file of numbers: {type(error).__name__}") from error
 
 
 def _load_npy(file: Path, path: str) -> NDArray[Any]:
