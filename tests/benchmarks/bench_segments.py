@@ -28,7 +28,7 @@ from phewas.config import SegmentConfig
 from phewas.encoders.registry import PPG_125
 from phewas.schema import Recordings
 from phewas.seeds import generator
-from phewas.segments.extract import Shard, extract_shard
+from phewas.segments.cutting import Shard, extract_shard
 
 FS_HZ, WINDOW = 125, 1250
 

@@ -15,6 +15,7 @@ from phewas.encoders.registry import PPG_125, Band, InputContract
 from phewas.errors import SignalError
 from phewas.schema import Encounters, Recordings, Rejects, Splits
 from phewas.segments import quality
+from phewas.segments.cutting import Work
 from phewas.segments.extract import FLOW_FILE, REJECTS_FILE, extract
 from phewas.segments.filtering import prepare
 from phewas.segments.store import SegmentStore, windows_file
@@ -138,8 +139,8 @@ def test_an_interrupted_extraction_goes_on(tree, monkeypatch):
         cut(run, root, **settings)
     monkeypatch.undo()
     touched = []
-    real_encounter = module._encounter
-    monkeypatch.setattr(module, "_encounter", lambda *a: (touched.append(a[1].number), real_encounter(*a)))
+    real_encounter = Work.encounter
+    monkeypatch.setattr(Work, "encounter", lambda w, g: (touched.append(w.shard.number), real_encounter(w, g)))
     again = cut(run, root, **settings)
     assert seen == [0, 1]
     assert set(touched) == {2, 3}
