@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 BUILT_IN: dict[str, str] = {
     "demo": "phewas.cohorts.demo",
     "mcmed": "phewas.cohorts.mcmed",
+    "meds": "phewas.cohorts.meds",
+    "mimic3": "phewas.cohorts.mimic3",
+    "mimic4": "phewas.cohorts.mimic4",
+    "mimic4ecg": "phewas.cohorts.mimic4ecg",
+    "omop": "phewas.cohorts.omop",
     "ppgbp": "phewas.cohorts.ppgbp",
+    "tables": "phewas.cohorts.tables",
 }
 GROUP = "phewas.cohorts"
 

@@ -41,9 +41,13 @@ class CohortCard:
     heldout, encoder, fit
         Default held-out rule (`phewas.cohorts.heldout`), encoder name, and ``finetune`` or ``probe``.
     pretraining_name
-        Name under which encoders list this source among their pretraining data; empty where none can have met it.
+        Name under which encoders list this source among their pretraining data (several: separated by commas); empty
+        where none can have met it; ``unknown`` where the card stands for anybody's patients.
     notes
         What a reader of the results must be told.
+    covariates
+        Columns of the source (without ``src_``) that are known when the signal begins. Only these may ever stand beside
+        the encoder as covariates; a column that is not listed is taken to be known only afterwards.
     settings
         Parts of `phewas.config.RunConfig` (``learn``, ``segments``, ...) that this source's runs start from; a run's
         own settings win.
@@ -65,6 +69,7 @@ class CohortCard:
     pretraining_name: str
     index_channel: str = "PPG"
     notes: tuple[str, ...] = ()
+    covariates: tuple[str, ...] = ()
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -109,6 +114,15 @@ def load_card(path: Path) -> CohortCard:
     if card.fit not in ("finetune", "probe"):
         raise ConfigError(f"cohort card {path.name}: fit is {card.fit!r}", expected="finetune or probe")
     return card
+
+
+def covariates(encounters: pl.DataFrame, *, card: CohortCard) -> list[str]:
+    """Return the ``src_`` columns of an encounters table that may be used as covariates, in the card's order.
+
+    A list of what is allowed, not of what is forbidden: a column that a later release of the source adds is not
+    offered before somebody has looked at it.
+    """
+    return [f"src_{name}" for name in card.covariates if f"src_{name}" in encounters.columns]
 
 
 @runtime_checkable

@@ -27,17 +27,21 @@ def explode(cells: pl.DataFrame, *, source: str) -> tuple[pl.DataFrame, pl.DataF
         placeholder such as ``NA`` in `rejects` only. A code of no known shape stays a diagnosis: the mapping step
         counts it as unmapped, by name.
     """
-    parts = cells.with_columns(split_cell(pl.col("cell")).alias("code_raw"))
-    several = parts.filter(pl.col("code_raw").list.len() > 1)
-    # Told apart before the lists are taken apart: what becomes of an empty list there is the library's choice.
-    blank = parts.filter(pl.col("code_raw").list.len().fill_null(0) == 0)
-    rows = parts.filter(pl.col("code_raw").list.len() > 0).drop("cell").explode("code_raw")
-    # A hospital uses some ten thousand codes in millions of rows: the text work is done once per code.
-    known = rows.select("code_raw", "vocabulary").unique().with_columns(
+    # A hospital writes some ten thousand different cells in millions of rows: the text work is done once per cell.
+    split = (
+        cells.select("cell", "vocabulary").drop_nulls("cell").unique()
+        .with_columns(split_cell(pl.col("cell")).alias("code_raw"))
+        .with_columns(pl.col("code_raw").list.len().fill_null(0).alias("n"))
+    )  # fmt: skip
+    on = ["cell", "vocabulary"]
+    many = split.filter(pl.col("n") > 1).drop("code_raw")
+    several = cells.join(many, on=on, how="inner", maintain_order="left", nulls_equal=True)
+    known = split.filter(pl.col("n") > 0).drop("n").explode("code_raw").with_columns(
         normalise(pl.col("code_raw"), pl.col("vocabulary")).alias("code"),
         looks_like(pl.col("code_raw"), pl.col("vocabulary")).alias("shape"),
     )  # fmt: skip
-    rows = rows.join(known, on=["code_raw", "vocabulary"], how="left", maintain_order="left")
+    blank = cells.join(known.select(on).unique(), on=on, how="anti", maintain_order="left", nulls_equal=True)
+    rows = cells.join(known, on=on, how="inner", maintain_order="left_right", nulls_equal=True).drop("cell")
     # A cell of nothing but separators or dots says as little as a blank one.
     empty = pl.col("shape").is_in(["placeholder", "blank"])
     placeholder = rows.filter(empty)
@@ -50,7 +54,7 @@ def explode(cells: pl.DataFrame, *, source: str) -> tuple[pl.DataFrame, pl.DataF
             lose(blank, table="diagnoses", source=source, reason="no_diagnosis"),
             lose(placeholder, table="diagnoses", source=source, reason="placeholder_code", detail=pl.col("code_raw")),
             lose(several, table="diagnoses", source=source, reason="several_codes",
-                 detail=pl.col("code_raw").list.len().cast(pl.String) + " codes"),
+                 detail=pl.col("n").cast(pl.String) + " codes"),
         ]
     )  # fmt: skip
     return Diagnoses.check(diagnoses.select(list(Diagnoses.columns()))), rejects

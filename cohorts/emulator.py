@@ -1,4 +1,7 @@
-"""An emulated emergency department in the layout of MC-MED, with known truth and with the faults of real downloads.
+"""The demo's emulated emergency department in the layout of MC-MED: small, with common effects and every fault.
+
+A hospital of any size, with shares close to the published ones, is made by `phewas.cohorts.emulator_mcmed`. This one
+keeps its own path, because the demo's numbers hold for its very bytes.
 
 Nothing inside the tree says that it is emulated; ``emulated.json`` beside it does, and holds the truth.
 """
@@ -8,9 +11,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from phewas.cohorts.emulator_people import Person, people
-from phewas.cohorts.emulator_tables import write_tables
-from phewas.cohorts.emulator_waves import write_waveforms
+from phewas.cohorts.emulator_demo_people import Person, people
+from phewas.cohorts.emulator_demo_tables import write_tables
+from phewas.cohorts.emulator_demo_waves import write_waveforms
 from phewas.cohorts.planted import PLANTED
 from phewas.errors import CohortError
 from phewas.rundir import write_json

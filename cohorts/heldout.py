@@ -10,13 +10,16 @@ Rules
 ``official:random``, ``official:chrono``
     The split files that come with the source (one encounter a line). A patient takes the side of their least tested
     encounter: one training encounter is enough not to be held out.
+``official:file``
+    The split that the source's adapter wrote to ``cohort/official_splits.parquet``.
 ``random:SHARE``
     A share of the patients, by hash of seed and identifier.
 ``crossfit:K``
-    K folds of patients, balanced by sex and number of diagnoses.
+    K folds of patients, balanced by sex, age and number of diagnoses.
 ``auto``
-    ``no-synchronous-ppg-ecg`` where the encoder was pretrained on this source (with a warning), else the official
-    random split where its files are there, else ``random:0.3``.
+    The manifest of the encoder's pretraining patients, if one is given; else ``no-synchronous-ppg-ecg`` where the
+    encoder was pretrained on this source (with a warning); else the official split where there is one (``file`` before
+    ``random``); else ``random:0.3``.
 
 Patients without a readable recording of the index channel are ``excluded`` under every rule. A tenth of the training
 patients, by hash, are set aside for tuning.
@@ -26,6 +29,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import math
 import re
 import warnings
@@ -37,12 +41,15 @@ import polars as pl
 from phewas.cohorts.base import CohortCard, flow_row
 from phewas.cohorts.heldout_rules import (
     AUTO_SHARE,
+    MIN_OVERLAP_S,
+    SPLIT_TABLE,
     Cohort,
     Sides,
     by_folds,
     by_manifest,
     by_official_split,
     by_share,
+    by_split_table,
     by_synchrony,
     official_files,
     set_tuning,
@@ -56,6 +63,7 @@ RULES = (
     "no-synchronous-ppg-ecg",
     "official:random",
     "official:chrono",
+    "official:file",
     "random:0.3",
     "crossfit:5",
     "auto",
@@ -64,6 +72,7 @@ DISJOINTNESS = "cohort/disjointness.json"
 FLOW = "cohort/flow_split.parquet"
 
 
+UNKNOWN = "unknown"  # pretraining_name of a card that stands for anybody's patients
 SHOW = "phewas run --help lists the rules of --heldout"
 
 
@@ -83,8 +92,9 @@ def parse_rule(rule: str) -> tuple[str, str]:
     if name in ("auto", "no-synchronous-ppg-ecg") and argument:
         found = f"the held-out rule {name} takes no argument, and {argument!r} was given"
         raise ConfigError(found, cure=f"--heldout {name}")
-    if name == "official" and argument not in ("random", "chrono"):
-        raise ConfigError(f"the held-out rule is {rule!r}", expected="official:random or official:chrono", cure=SHOW)
+    if name == "official" and argument not in ("random", "chrono", "file"):
+        kinds = "official:random, official:chrono or official:file"
+        raise ConfigError(f"the held-out rule is {rule!r}", expected=kinds, cure=SHOW)
     if name == "manifest" and not argument:
         raise ConfigError("the held-out rule manifest names no file", expected="manifest:FILE", cure=SHOW)
     if name == "random":
@@ -102,12 +112,16 @@ def parse_rule(rule: str) -> tuple[str, str]:
 
 
 def met(pretraining: Iterable[str], card: CohortCard) -> bool:
-    """Whether this source is among the sets an encoder was pretrained on; spelling of case and dashes is ignored."""
+    """Whether this source is among the sets an encoder was pretrained on; spelling of case and dashes is ignored.
+
+    A source whose patients are in several sets names them all, separated by commas.
+    """
 
     def plain(name: str) -> str:
         return re.sub(r"[^a-z0-9]", "", name.casefold())
 
-    return bool(card.pretraining_name) and plain(card.pretraining_name) in {plain(n) for n in pretraining}
+    names = {plain(n) for n in card.pretraining_name.split(",")} - {""}
+    return not names.isdisjoint({plain(n) for n in pretraining})
 
 
 def contamination(*, rule: str, pretrained: bool, pretraining: tuple[str, ...], card: CohortCard) -> str:
@@ -117,12 +131,15 @@ def contamination(*, rule: str, pretrained: bool, pretraining: tuple[str, ...], 
     -------
     str
         ``not pretrained``; ``excluded`` (a manifest was given, or the named pretraining sets do not hold this source);
-        or ``cannot be excluded`` (they hold it and no manifest was given, or they are not known).
+        or ``cannot be excluded`` (they hold it and no manifest was given, or they or the source's patients are not
+        known).
     """
     if not pretrained:
         return "not pretrained"
     if rule == "manifest" or not card.pretraining_name:
         return "excluded"
+    if card.pretraining_name == UNKNOWN:
+        return "cannot be excluded"
     return "excluded" if pretraining and not met(pretraining, card) else "cannot be excluded"
 
 
@@ -136,6 +153,7 @@ def assign(
     card: CohortCard,
     root: Path | None,
     tuning_share: float = 0.1,
+    manifest: Path | None = None,
 ) -> None:
     """Give every patient one side, and write splits, ``cohort/disjointness.json`` and ``cohort/flow_split.parquet``.
 
@@ -157,6 +175,8 @@ def assign(
         The source's data folder, for the official split files; None where there is none.
     tuning_share
         Share of the training patients set aside for tuning, in [0, 1).
+    manifest
+        List of the encoder's pretraining patients that ``auto`` takes; None where there is none. Other rules ignore it.
 
     Raises
     ------
@@ -175,18 +195,20 @@ def assign(
         raise ConfigError(f"tuning_share is {tuning_share}", expected="a share from 0 to below 1")
     cohort = _load(run, card)
     if name == "auto":
-        name, argument = _auto(pretraining, pretrained, card, root)
+        name, argument = _auto(run, pretraining, pretrained, card, root, manifest)
     if name == "manifest":
         sides = by_manifest(Path(argument), cohort)
     elif name == "no-synchronous-ppg-ecg":
         sides = by_synchrony(cohort)
+    elif name == "official" and argument == "file":
+        sides = by_split_table(run / SPLIT_TABLE, cohort)
     elif name == "official":
         sides = by_official_split(argument, root, cohort)
     elif name == "random":
         sides = by_share(float(argument), seed, cohort)
     else:
         sides = by_folds(int(argument), seed, cohort)
-    if name not in ("official", "crossfit"):
+    if name != "crossfit" and "tuning" not in sides.side.values():
         set_tuning(sides, seed, tuning_share)
     effective = f"{name}:{argument}" if argument else name
     _finish(run, sides, cohort, effective, rule, seed, card,
@@ -208,7 +230,12 @@ def _load(run: Path, card: CohortCard) -> Cohort:
     return Cohort(patients, encounters, recordings, Diagnoses.read(run), usable)
 
 
-def _auto(pretraining: tuple[str, ...], pretrained: bool, card: CohortCard, root: Path | None) -> tuple[str, str]:  # noqa: FBT001
+def _auto(
+    run: Path, pretraining: tuple[str, ...], pretrained: bool, card: CohortCard, root: Path | None,  # noqa: FBT001
+    manifest: Path | None,
+) -> tuple[str, str]:  # fmt: skip
+    if pretrained and manifest is not None:
+        return "manifest", str(manifest)
     if pretrained and met(pretraining, card):
         warnings.warn(
             f"the encoder was pretrained on {card.pretraining_name} and its patients are not known: held out are "
@@ -218,6 +245,8 @@ def _auto(pretraining: tuple[str, ...], pretrained: bool, card: CohortCard, root
             stacklevel=3,
         )
         return "no-synchronous-ppg-ecg", ""
+    if (run / SPLIT_TABLE).is_file():
+        return "official", "file"
     if root is not None and official_files("random", root) is not None:
         return "official", "random"
     return "random", str(AUTO_SHARE)
@@ -248,14 +277,16 @@ def _finish(
     counts = {s: {"patients": len(m), "encounters": n_encounters.get(s, 0)} for s, m in sorted(members.items())}
     notes = [*sides.notes, f"Encounters are counted where they have a {card.index_channel} recording."]
     # Salted, so that the list of one study cannot be matched with that of another by its hash alone.
-    salt = f"{card.name}\0{rule.partition(':')[0]}\0{seed}\0"
+    salt = f"{card.name}/{rule.partition(':')[0]}/{seed}"
     report = {
         "rule": rule if not rule.startswith("manifest:") else f"manifest:{Path(rule.partition(':')[2]).name}",
         "asked": asked if not asked.startswith("manifest:") else f"manifest:{Path(asked.partition(':')[2]).name}",
         "counts": counts,
-        "hashes": {s: hashlib.sha256((salt + "\n".join(m)).encode()).hexdigest() for s, m in sorted(members.items())},
+        "salt": salt,
+        "hashes": {s: _hash(salt, m) for s, m in sorted(members.items())},
         "intersection": intersection,
         "contamination": contaminated,
+        "meaning": in_words(rule),
         "note": " ".join(notes),
     }
     n_usable, total = len(usable), len(cohort.usable)
@@ -270,6 +301,82 @@ def _finish(
     Splits.write(splits, run)
     write_parquet(Flow.check(Flow.build(rows)), run / FLOW)
     write_json(report, run / DISJOINTNESS)
+    verify(run)
+
+
+def _hash(salt: str, members: list[str]) -> str:
+    return hashlib.sha256(f"{salt}\0{chr(10).join(members)}".encode()).hexdigest()
+
+
+def verify(run: Path) -> None:
+    """Refuse a split that is no longer the one that was proven disjoint.
+
+    Reads ``cohort/splits.parquet`` and ``cohort/disjointness.json`` and compares counts and hashes of every side. Cheap
+    enough to be called by each step that reads sides.
+
+    Raises
+    ------
+    SchemaError
+        The splits table is missing, malformed, or gives a patient two rows.
+    SplitError
+        The proof is missing or damaged, or a side holds other patients than it was proven with.
+    """
+    splits = Splits.read(run)
+    try:
+        proof = json.loads((run / DISJOINTNESS).read_text(encoding="utf-8"))
+        counts, hashes, shared, salt = proof["counts"], proof["hashes"], proof["intersection"], proof["salt"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SplitError(
+            f"the proof that nobody stands on two sides, {DISJOINTNESS}, is missing or damaged",
+            cure="make the split anew: phewas run",
+        ) from error
+    if shared:
+        raise SplitError(f"{len(shared)} patients stand on two sides", expected="one side for each patient")
+    members = {str(s): sorted(rows["patient_id"]) for (s,), rows in splits.group_by("split")}
+    wrong = [
+        s for s in sorted({*members, *hashes})
+        if s not in members or hashes.get(s) != _hash(salt, members[s])
+        or counts.get(s, {}).get("patients") != len(members[s])
+    ]  # fmt: skip
+    if wrong:
+        raise SplitError(
+            f"the sides {', '.join(wrong)} of cohort/splits.parquet hold other patients than were proven disjoint",
+            expected="the table as the split step wrote it",
+            cure="make the split anew: phewas run",
+        )
+
+
+def in_words(rule: str) -> str:
+    """Return what a rule means, in one or two sentences for the report."""
+    name, _, argument = rule.partition(":")
+    by = "Sides are by patient: all encounters of a patient are on one side."
+    match name:
+        case "manifest":
+            return f"Patients on a list of the encoder's pretraining patients train; everyone else is tested. {by}"
+        case "no-synchronous-ppg-ecg":
+            return (
+                "Tested are patients who have PPG and, in no encounter, PPG and ECG lead II overlapping by "
+                f"{MIN_OVERLAP_S:g} s or more: an encoder pretrained on synchronous pairs should not have met them, "
+                "but the list of its patients is not published. Patients tested this way were monitored differently, "
+                f"so they may differ from the others in age, acuity and diseases. {by}"
+            )
+        case "official" if argument == "file":
+            return f"The split that comes with the source. {by}"
+        case "official":
+            words = "in the order of time" if argument == "chrono" else "at random"
+            return (
+                f"The split that comes with the source, made {words}. A patient with any training encounter trains; "
+                f"else with any validation encounter, tunes. {by}"
+            )
+        case "random":
+            return f"A share of {argument} of the patients, drawn by hash, is tested. {by}"
+        case "crossfit":
+            return (
+                f"Everyone is tested by a model fitted on the other {int(argument) - 1} of {argument} folds; folds are "
+                f"balanced by sex, age and number of diagnoses. {by}"
+            )
+        case _:
+            return by
 
 
 def _check_sides(members: dict[str, list[str]], rule: str) -> None:

@@ -13,11 +13,20 @@ import polars as pl
 
 from phewas.cohorts.csvtext import header_of, read_table
 from phewas.errors import CohortError, SplitError
+from phewas.schema import SPLITS
 from phewas.seeds import uniform
 
 MIN_OVERLAP_S = 10.0
 AUTO_SHARE = 0.3
+AGE_BAND_YEARS = 10
+SMALL = 11  # counts of people below this are not told in notes, which the report prints
+SPLIT_TABLE = "cohort/official_splits.parquet"
 ID_COLUMNS = ("patient_id", "MRN", "subject_id")
+
+
+def told(n: int) -> str:
+    """Return a number of people as a note may say it: small ones are not told exactly."""
+    return f"{n:,}" if n == 0 or n >= SMALL else f"fewer than {SMALL}"
 
 
 @dataclass
@@ -90,7 +99,8 @@ def by_manifest(path: Path, cohort: Cohort) -> Sides:
             expected="patient identifiers, not those of encounters",
             cure="check that the manifest belongs to this source",
         )
-    sides = Sides(notes=[f"{len(listed) - len(known)} of {len(listed)} listed identifiers are not in the cohort."])
+    strangers = f"{told(len(listed) - len(known))} of {len(listed):,} listed identifiers are not in the cohort."
+    sides = Sides(notes=[strangers])
     usable = set(cohort.usable)
     sides.put(usable & listed, "train", "listed as a pretraining patient")
     sides.put(usable - listed, "held_out", "not listed as a pretraining patient")
@@ -130,7 +140,7 @@ def by_synchrony(cohort: Cohort) -> Sides:
     sides.put(usable & unjudged, "train", "a recording without a time may overlap with the other channel")
     if usable & unjudged:
         sides.notes.append(
-            f"{len(usable & unjudged)} patients cannot be judged for want of times and are not held out."
+            f"{told(len(usable & unjudged))} patients cannot be judged for want of times and are not held out."
         )
     return sides
 
@@ -179,10 +189,10 @@ def by_official_split(kind: str, root: Path | None, cohort: Cohort) -> Sides:
     mixed = len(owners["test"] & (owners["train"] | owners["val"]))
     if mixed:
         sides.notes.append(
-            f"{mixed} patients of the test file also have training or validation encounters; not held out."
+            f"{told(mixed)} patients of the test file also have training or validation encounters; not held out."
         )
     if strangers:
-        sides.notes.append(f"{strangers} lines of the split files name no encounter of the cohort.")
+        sides.notes.append(f"{told(strangers)} lines of the split files name no encounter of the cohort.")
     return sides
 
 
@@ -195,8 +205,62 @@ def by_share(share: float, seed: int, cohort: Cohort) -> Sides:
     return sides
 
 
+def by_split_table(path: Path, cohort: Cohort) -> Sides:
+    """Take the split that the cohort's own adapter wrote: patient_id and split, one row a patient.
+
+    Parameters
+    ----------
+    path
+        Parquet file with the columns patient_id (text) and split (one of `phewas.schema.SPLITS` but crossfit).
+
+    Raises
+    ------
+    SplitError
+        The file is missing, is no such table, or gives a patient two sides.
+    """
+    if not path.is_file():
+        raise SplitError(
+            "the source brings no split of its own",
+            expected=f"the table {SPLIT_TABLE}, written by the cohort step",
+            cure=f"use heldout = random:{AUTO_SHARE}",
+        )
+    try:
+        table = pl.read_parquet(path, hive_partitioning=False).select("patient_id", "split").cast(pl.String)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise SplitError(f"{path.name} is no table with patient_id and split") from error
+    odd = sorted(set(table["split"].drop_nulls()) - (set(SPLITS) - {"crossfit"}))
+    if odd or table.null_count().sum_horizontal().item():
+        raise SplitError(f"{path.name} holds the split {odd[0] if odd else None!r}",
+                         expected="train, tuning, held_out or excluded")  # fmt: skip
+    table = table.unique()
+    twice = len(table) - table["patient_id"].n_unique()
+    if twice:
+        raise SplitError(f"{path.name} puts patients on two sides: {told(twice)}", expected="one side a patient")
+    given = dict(table.iter_rows())
+    sides = Sides()
+    for patient in cohort.usable:
+        side = given.get(patient, "excluded")
+        sides.put([patient], side, f"the source's own split: {side}" if patient in given else "in no part of the "
+                  "source's own split")  # fmt: skip
+    return sides
+
+
+def strata(cohort: Cohort, patient_ids: Iterable[str]) -> dict[str, tuple[str, int, int]]:
+    """Return what folds are balanced by: sex, ten-year age band at the first encounter (-1 unknown), diagnosis rows.
+
+    Phenotypes are not known when sides are dealt; the number of diagnoses stands for them, since frequent conditions
+    pile up in the same patients.
+    """
+    sex = dict(cohort.patients.select("patient_id", "sex").iter_rows())
+    counts = dict(cohort.diagnoses.group_by("patient_id").len().iter_rows())
+    first = cohort.encounters.sort("patient_id", "start", "encounter_id", nulls_last=True)
+    ages = dict(first.group_by("patient_id").agg(pl.col("age").drop_nulls().first()).iter_rows())
+    bands = {p: -1 if a is None else int(a // AGE_BAND_YEARS) for p, a in ages.items()}
+    return {p: (sex[p], bands.get(p, -1), counts.get(p, 0)) for p in patient_ids}
+
+
 def by_folds(folds: int, seed: int, cohort: Cohort) -> Sides:
-    """Deal the patients into `folds` folds that are alike in sex and number of diagnoses.
+    """Deal the patients into `folds` folds that are alike in sex, age band and number of diagnoses; see `strata`.
 
     Raises
     ------
@@ -208,12 +272,11 @@ def by_folds(folds: int, seed: int, cohort: Cohort) -> Sides:
             f"{len(cohort.usable)} patients cannot fill {folds} folds", expected=f"at least {2 * folds} patients",
             cure="ask for fewer folds: heldout = crossfit:2",
         )  # fmt: skip
-    counts = dict(cohort.diagnoses.group_by("patient_id").len().iter_rows())
-    sex = dict(cohort.patients.select("patient_id", "sex").iter_rows())
+    alike = strata(cohort, cohort.usable)
     # Neighbours in this order are alike; each run of `folds` neighbours is dealt out, one to a fold, by hash.
-    order = sorted(cohort.usable, key=lambda p: (sex[p], counts.get(p, 0), uniform(seed, "order", p), p))
+    order = sorted(cohort.usable, key=lambda p: (alike[p], uniform(seed, "order", p), p))
     sides = Sides()
-    sides.put(order, "crossfit", f"one of {folds} folds, balanced by sex and number of diagnoses")
+    sides.put(order, "crossfit", f"one of {folds} folds, balanced by sex, age and number of diagnoses")
     for start in range(0, len(order), folds):
         block = sorted(order[start : start + folds], key=lambda p: (uniform(seed, "fold", p), p))
         # A last, short run starts at a hashed fold, so that the first folds are not always the larger ones.

@@ -4,15 +4,17 @@ Layout (`<root>` or ``<root>/data``)::
 
     visits.csv  pmh.csv  waveform_summary.csv  split_{random,chrono}_{train,val,test}.csv
     waveforms/<CSN % 1000>/<CSN>/{Pleth,II,Resp}/<CSN>_<n>.{hea,dat}
+    or the same tree in archives, waveforms_0xx.zip to waveforms_9xx.zip, read without unpacking
 
 Source: Kansal et al., Scientific Data 12:1094 (2025), and the data dictionary beside the files.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -28,9 +30,13 @@ from phewas.cohorts.base import (
 from phewas.cohorts.codes import explode
 from phewas.cohorts.csvtext import TextTable, count_rows, parse_number, parse_time, read_table
 from phewas.cohorts.mcmed_waves import RATES_HZ, WAVEFORMS, compare_summary, to_recordings
-from phewas.cohorts.wavescan import Scan, encounter_folders, scan_tree, waveform_files
+from phewas.cohorts.wavescan import Scan, encounter_folders, list_encounters, scan_tree, suffix_folders, waveform_files
+from phewas.cohorts.wavezip import encounters_in, find_archives, members
 from phewas.errors import CohortError
 from phewas.schema import DATETIME, Encounters, Flow, Patients, Rejects
+
+if TYPE_CHECKING:
+    from phewas.cohorts.check import Sample
 
 VISITS = ("MRN", "CSN", "Age", "Gender", "Race", "Ethnicity", "Dx_ICD9", "Dx_ICD10", "Arrival_time", "Departure_time")
 PMH = ("MRN", "Noted_date", "CodeType", "Code")
@@ -56,14 +62,7 @@ def locate(root: Path, card: CohortCard) -> Path:
         )
     base = base or root
     missing = [t for t in TABLES if not (base / t).is_file()]
-    archives = sorted(base.glob("waveforms*.zip"))
-    no_waveforms = not (base / WAVEFORMS).is_dir()
-    if no_waveforms and not missing and archives:
-        raise CohortError(
-            f"the waveforms are still packed: {len(archives)} archives such as {archives[0].name}",
-            expected=f"the folder {base / WAVEFORMS}",
-            cure=f"cd {base} && for f in waveforms_*.zip; do unzip -q -n $f; done",
-        )
+    no_waveforms = not (base / WAVEFORMS).is_dir() and not find_archives(base, WAVEFORMS)
     if missing or no_waveforms:
         names = [*missing, *([f"{WAVEFORMS}/"] if no_waveforms else [])]
         held = sorted(p.name + ("/" if p.is_dir() else "") for p in base.iterdir() if not p.name.startswith("."))
@@ -72,7 +71,8 @@ def locate(root: Path, card: CohortCard) -> Path:
             cure = f"complete the download into {base}. {card.obtain}"
         raise CohortError(
             f"{base} is not an MC-MED folder: {', '.join(names)} missing. Found there: {found}",
-            expected="visits.csv, pmh.csv and waveforms/<last three digits of the visit>/<visit>/{Pleth,II,Resp}/",
+            expected="visits.csv, pmh.csv, and waveforms/<last three digits of the visit>/<visit>/{Pleth,II,Resp}/ or "
+            "waveforms_*.zip",
             cure=cure,
         )
     return base
@@ -89,11 +89,16 @@ class Mcmed:
         return require_root(root, self.card)
 
     def fingerprint(self, root: Path | None) -> str:
-        """Hash the tables that are read, byte by byte, and the names and sizes of all waveform files."""
+        """Hash the tables that are read, byte by byte, and the names and sizes of all waveform files.
+
+        Of packed waveforms, the checksums that the archive's directory holds count too.
+        """
         root = require_root(root, self.card)
         base = locate(root, self.card)
         read = [base / n for n in (*TABLES, "waveform_summary.csv", *SPLIT_FILES) if (base / n).is_file()]
-        return fingerprint_of(base, read=read, listed=waveform_files(base, WAVEFORMS))
+        archives = find_archives(base, WAVEFORMS)
+        packed = ((f"{a.relative_to(base).as_posix()}/{n}", size) for a in archives for n, size in members(a))
+        return fingerprint_of(base, read=read, listed=itertools.chain(waveform_files(base, WAVEFORMS), packed))
 
     def scan(self, root: Path | None) -> dict[str, Any]:
         """Count visits and waveform folders, and list the tables that are there."""
@@ -103,8 +108,15 @@ class Mcmed:
             "files": [n for n in names if (base / n).is_file()],
             "missing": [n for n in names if not (base / n).is_file()],
             "n_encounters": count_rows(base / "visits.csv"),
-            "n_waveform_folders": encounter_folders(base, WAVEFORMS),
+            "n_waveform_folders": _waveform_folders(base),
         }
+
+    def sample(self, root: Path | None, *, seed: int) -> Sample:
+        """Read the visits, the head of pmh.csv and a hashed sample of waveform folders; see `phewas.cohorts.check`."""
+        from phewas.cohorts.mcmed_sample import sample
+
+        base = locate(require_root(root, self.card), self.card)
+        return sample(base, channel=self.card.index_channel, seed=seed)
 
     def build(self, root: Path | None, run: Path, *, workers: int | None = None) -> None:
         """Write the six tables of the cohort below `run`.
@@ -118,16 +130,17 @@ class Mcmed:
         base = locate(root, self.card)
         visits = read_table(base / "visits.csv", needs=VISITS, table="encounters", others=True)
         pmh = read_table(base / "pmh.csv", needs=PMH, table="diagnoses")
-        _check_ids(visits.rows, pmh.rows)
-        encounters, patients, taken, rejects = _encounters(visits)
+        check_ids(visits.rows, pmh.rows)
+        encounters, patients, taken, rejects = take_visits(visits)
         waveforms = (base / WAVEFORMS).relative_to(root).as_posix()
-        tree = scan_tree(root, waveforms, rates_hz=RATES_HZ, workers=workers)
+        archives = [a.relative_to(root).as_posix() for a in find_archives(base, WAVEFORMS)]
+        tree = scan_tree(root, waveforms, rates_hz=RATES_HZ, workers=workers, archives=archives)
         recordings, lost = to_recordings(tree, encounters, visits.rows)
         rejects += lost
         rejects += compare_summary(base / "waveform_summary.csv", tree)
-        encounters = _index_times(encounters, recordings, self.card.index_channel)
-        of_visits, lost_visits = _visit_codes(taken, encounters)
-        noted, lost_noted = _noted_codes(pmh, patients)
+        encounters = index_times(encounters, recordings, self.card.index_channel)
+        of_visits, lost_visits = visit_codes(taken, encounters)
+        noted, lost_noted = noted_codes(pmh, patients)
         flow = _flow(visits, pmh, encounters, patients, recordings, tree, noted, self.card.index_channel)
         CohortTables(
             patients=patients,
@@ -139,7 +152,19 @@ class Mcmed:
         ).write(run)
 
 
-def _check_ids(visits: pl.DataFrame, pmh: pl.DataFrame) -> None:
+def _waveform_folders(base: Path) -> int:
+    """Return the number of encounters with waveform files, unpacked or packed, by listing alone."""
+    archives = find_archives(base, WAVEFORMS)
+    there = (base / WAVEFORMS).is_dir()
+    if not archives:
+        return encounter_folders(base, WAVEFORMS)
+    names: set[str] = set().union(*(encounters_in(a) for a in archives))
+    if there:
+        names.update(*list_encounters(base, suffix_folders(base, WAVEFORMS)).values())
+    return len(names)
+
+
+def check_ids(visits: pl.DataFrame, pmh: pl.DataFrame) -> None:
     """Refuse tables whose identifiers cannot belong together: a wrong join of two number ranges would be silent."""
     cure = "check that both files come from the same, unchanged download"
     if not len(visits):
@@ -167,7 +192,7 @@ def _check_ids(visits: pl.DataFrame, pmh: pl.DataFrame) -> None:
                           expected="the same MRN in both files", cure=cure)  # fmt: skip
 
 
-def _encounters(visits: TextTable) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, list[pl.DataFrame]]:
+def take_visits(visits: TextTable) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, list[pl.DataFrame]]:
     """Return encounters (without index time yet), patients, the rows taken, and what was lost or mended."""
 
     def lost(rows: pl.DataFrame, reason: str, detail: str | None = None) -> pl.DataFrame:
@@ -233,7 +258,7 @@ def _patients(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     return Patients.check(patients.sort("patient_id")), conflicts
 
 
-def _index_times(encounters: pl.DataFrame, recordings: pl.DataFrame, channel: str) -> pl.DataFrame:
+def index_times(encounters: pl.DataFrame, recordings: pl.DataFrame, channel: str) -> pl.DataFrame:
     """Set index_time: start of the earliest recording of the index channel, else arrival."""
     of_channel = recordings.filter(pl.col("channel") == channel)
     first = of_channel.group_by("encounter_id").agg(pl.col("start").min().alias("first"))
@@ -241,7 +266,7 @@ def _index_times(encounters: pl.DataFrame, recordings: pl.DataFrame, channel: st
     return joined.with_columns(pl.coalesce("first", "start").alias("index_time")).drop("first")
 
 
-def _visit_codes(taken: pl.DataFrame, encounters: pl.DataFrame) -> tuple[pl.DataFrame, list[pl.DataFrame]]:
+def visit_codes(taken: pl.DataFrame, encounters: pl.DataFrame) -> tuple[pl.DataFrame, list[pl.DataFrame]]:
     """Return the diagnoses of the visits themselves, dated by the visit's end and linked to it."""
     of = encounters.select(
         pl.col("encounter_id").alias("CSN"),
@@ -263,7 +288,7 @@ def _visit_codes(taken: pl.DataFrame, encounters: pl.DataFrame) -> tuple[pl.Data
     return pl.concat(parts), lost
 
 
-def _noted_codes(pmh: TextTable, patients: pl.DataFrame) -> tuple[pl.DataFrame, list[pl.DataFrame]]:
+def noted_codes(pmh: TextTable, patients: pl.DataFrame) -> tuple[pl.DataFrame, list[pl.DataFrame]]:
     """Return the diagnoses noted in the patients' history."""
 
     def lost(rows: pl.DataFrame, reason: str, detail: pl.Expr | str | None = None) -> pl.DataFrame:
@@ -275,9 +300,10 @@ def _noted_codes(pmh: TextTable, patients: pl.DataFrame) -> tuple[pl.DataFrame, 
     stranger = ~pl.col("MRN").is_in(patients["patient_id"].implode())
     rejects.append(lost(rows.filter(stranger), "unknown_patient"))
     rows = rows.filter(~stranger)
-    again = ~pl.struct(PMH).is_first_distinct()
-    rejects.append(lost(rows.filter(again), "duplicate_row"))
-    rows = rows.filter(~again).with_columns(
+    once = rows.unique(subset=PMH, keep="first", maintain_order=True)
+    if len(once) < len(rows):
+        rejects.append(lost(rows.join(once.select("source_row"), on="source_row", how="anti"), "duplicate_row"))
+    rows = once.with_columns(
         parse_time(pl.col("Noted_date")).dt.date().alias("recorded"),
         pl.col("CodeType").str.to_lowercase().replace_strict(CODE_TYPES, default="unknown", return_dtype=pl.String)
         .fill_null("unknown").alias("vocabulary"),

@@ -8,7 +8,7 @@ import polars as pl
 
 from phewas.cohorts.base import Loss, lose, losses
 from phewas.cohorts.csvtext import parse_number, read_table
-from phewas.cohorts.wavescan import Scan
+from phewas.cohorts.wavescan import Found, Scan
 from phewas.errors import CohortError
 from phewas.schema import Recordings
 
@@ -36,16 +36,16 @@ def to_recordings(
             cure="check the column names of visits.csv, and that tables and waveforms are of one release",
         )
     lost = [f for f in tree.found if f.encounter_id not in known]
-    strangers = [Loss("recordings", "waveforms", "unknown_encounter", path=f.path) for f in lost]
+    strangers = [Loss("recordings", "waveforms", "unknown_encounter", path=_whole_path(f)) for f in lost]
     refused = [Loss("recordings", "waveforms", r.reason, path=r.path, detail=r.detail) for r in tree.refused]
     kept = [f for f in tree.found if f.encounter_id in known]
     frame = pl.DataFrame(
         {
-            "recording_id": [f.path.split(f"{WAVEFORMS}/", 1)[1].removesuffix(".hea") for f in kept],
+            "recording_id": [f.place.removesuffix(".hea") for f in kept],
             "encounter_id": [f.encounter_id for f in kept],
             "channel": [CHANNELS[f.folder] for f in kept],
             "path": [f.path for f in kept],
-            "member": [None] * len(kept),
+            "member": [f.member for f in kept],
             "signal": [f.signal for f in kept],
             "fs_hz": [f.fs_hz for f in kept],
             "n_samples": [f.n_samples for f in kept],
@@ -54,6 +54,11 @@ def to_recordings(
         schema=Recordings.dtypes(),
     )
     return Recordings.check(frame), [losses([*strangers, *refused])]
+
+
+def _whole_path(one: Found) -> str:
+    """Return the header's path, through the archive where it is packed."""
+    return f"{one.path}/{one.member}" if one.member else one.path
 
 
 def compare_summary(path: Path, tree: Scan) -> list[pl.DataFrame]:
@@ -86,7 +91,7 @@ def compare_summary(path: Path, tree: Scan) -> list[pl.DataFrame]:
     differs = pl.col("held").is_not_null() & ~((pl.col("claimed") == pl.col("held")) & close).fill_null(value=False)
     what = pl.format("{}: {} segments claimed, {} readable", "folder", "Segments", "held")
     silent = held.join(claims.select("CSN", "folder"), on=["CSN", "folder"], how="anti").sort("CSN", "folder")
-    where = {(f.encounter_id, f.folder): f.path.rsplit("/", 1)[0] for f in tree.found}
+    where = {(f.encounter_id, f.folder): _whole_path(f).rsplit("/", 1)[0] for f in tree.found}
     return [
         table.rejects,
         lost(both.filter(blank), "blank_id"),

@@ -29,6 +29,11 @@ class Planted:
         Probability per patient (of that sex); for ``age`` the largest one, reached in old age.
     sex
         F or M where only they can have it, else empty.
+    carries
+        What an ``effect`` changes in the signal: rhythm, rate, shape, notch or breathing; empty in the demo's table,
+        where the code alone says so.
+    older
+        Whether an ``effect`` also becomes likelier with age, so that age explains a part of it.
     """
 
     code: str
@@ -37,8 +42,11 @@ class Planted:
     kind: Kind
     share: float
     sex: str = ""
+    carries: str = ""
+    older: bool = False
 
 
+#: The demo's table: few phenotypes, each common, so that some hundred patients are enough.
 PLANTED: tuple[Planted, ...] = (
     Planted("I48.91", "427.31", "427.21", "effect", 0.27),
     Planted("I50.9", "428.0", "428.1", "effect", 0.27),
@@ -68,6 +76,35 @@ PLANTED: tuple[Planted, ...] = (
     Planted("K50.90", "555.9", "555.1", "rare", 0.008),
     Planted("D86.9", "135", "697", "rare", 0.006),
     Planted("G20", "332.0", "332", "rare", 0.010),
+)
+
+#: The table of an emulated hospital of any size, with shares closer to those of a hospital. Every other code that its
+#: patients have is a null, too: it depends on nothing but, where the phenotype has one, the sex.
+PLANTED_HOSPITAL: tuple[Planted, ...] = (
+    Planted("I48.91", "427.31", "427.21", "effect", 0.24, carries="rhythm", older=True),
+    Planted("I50.9", "428.0", "428.1", "effect", 0.12, carries="rate"),
+    Planted("I70.0", "440.0", "440.9", "effect", 0.10, carries="shape"),
+    Planted("I10", "401.9", "401.1", "effect", 0.34, carries="notch"),
+    Planted("J44.9", "496", "496", "effect", 0.10, carries="breathing"),
+    Planted("H26.9", "366.9", "366", "age", 0.50),
+    Planted("M19.90", "715.90", "740.9", "age", 0.45),
+    Planted("N40.0", "600.00", "600", "sex", 0.22, "M"),
+    Planted("N95.1", "627.2", "627.2", "sex", 0.10, "F"),
+    Planted("E78.5", "272.4", "272.1", "null", 0.28),
+    Planted("K21.9", "530.81", "530.11", "null", 0.22),
+    Planted("F41.9", "300.00", "300.1", "null", 0.20),
+    Planted("G47.00", "780.52", "327.4", "null", 0.12),
+    Planted("E03.9", "244.9", "244.4", "null", 0.12),
+    Planted("D64.9", "285.9", "285", "null", 0.15),
+    Planted("N39.0", "599.0", "591", "null", 0.14),
+    Planted("J30.9", "477.9", "476", "null", 0.12),
+    Planted("E55.9", "268.9", "261.4", "null", 0.14),
+    Planted("N20.0", "592.0", "594.1", "null", 0.06),
+    Planted("M54.9", "724.5", "760", "null", 0.20),
+    Planted("G35", "340", "335", "rare", 0.004),
+    Planted("M32.9", "710.0", "695.42", "rare", 0.003),
+    Planted("K50.90", "555.9", "555.1", "rare", 0.005),
+    Planted("D86.9", "135", "697", "rare", 0.002),
 )
 
 # Reasons for a visit that say nothing about the signal: (ICD-10-CM, ICD-9-CM, name, chief complaint).

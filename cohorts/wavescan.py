@@ -1,8 +1,9 @@
 """Headers of a waveform tree ``<suffix>/<encounter>/<channel>/*.hea``: what can be read, and why the rest cannot.
 
 Only headers are opened and only sizes of signal files are asked, so that half a million recordings take minutes. The
-work is shared out by suffix folder; the outcome is sorted, so it does not depend on the number of workers. No table
-library is imported here: each worker process starts in a fraction of a second.
+work is shared out by suffix folder, and by archive where the tree is packed (`phewas.cohorts.wavezip`); the outcome is
+sorted, so it does not depend on the number of workers. No table library is imported here: each worker process starts
+in a fraction of a second.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 import multiprocessing
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -28,12 +29,13 @@ COMPRESSED = ("508", "516", "524")
 IGNORED = re.compile(r"^(\.|index\.html|RECORDS|SHA256SUMS|Thumbs\.db)")
 # Below this number of encounter folders starting processes costs more than it saves.
 SERIAL_FOLDERS = 3_000
+SERIAL_BYTES = 200_000_000
 MAX_HEADER_BYTES = 65_536
 
 
 @dataclass(frozen=True)
 class Found:
-    """One readable recording. `path` is the header, relative to the scanned root."""
+    """One readable recording. `path` is the header, or the archive that holds it as `member`, relative to the root."""
 
     encounter_id: str
     folder: str
@@ -43,6 +45,12 @@ class Found:
     fs_hz: float
     n_samples: int
     start: dt.datetime | None
+    member: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Return ``<suffix>/<encounter>/<channel>/<header>``, the same for a packed and an unpacked recording."""
+        return "/".join((self.member or self.path).split("/")[-4:])
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,15 @@ def suffix_folders(root: Path, waveforms: str) -> list[str]:
         return sorted(f"{waveforms}/{e.name}" for e in entries if e.is_dir() and not IGNORED.match(e.name))
 
 
+def list_encounters(root: Path, folders: Iterable[str]) -> dict[str, list[str]]:
+    """Return the names of the encounter folders in each suffix folder, by listing alone."""
+    out = {}
+    for suffix in folders:
+        with os.scandir(root / suffix) as entries:
+            out[suffix] = sorted(e.name for e in entries if e.is_dir() and not IGNORED.match(e.name))
+    return out
+
+
 def encounter_folders(root: Path, waveforms: str) -> int:
     """Return how many encounter folders there are, by listing alone."""
     total = 0
@@ -96,43 +113,59 @@ def waveform_files(root: Path, waveforms: str) -> Iterator[tuple[str, int]]:
                 yield path.relative_to(root).as_posix(), path.stat().st_size
 
 
-def scan_tree(root: Path, waveforms: str, *, rates_hz: Mapping[str, float], workers: int | None = None) -> Scan:
-    """Read every header below ``root / waveforms``.
+def scan_tree(
+    root: Path, waveforms: str, *, rates_hz: Mapping[str, float], workers: int | None = None,
+    archives: Iterable[str] = (),
+) -> Scan:  # fmt: skip
+    """Read every header below ``root / waveforms`` and in the archives.
 
     Parameters
     ----------
     root
         Data root; all paths come back relative to it, with forward slashes.
     waveforms
-        The folder with the suffix folders, relative to `root`.
+        The folder with the suffix folders, relative to `root`; it may be missing where there are archives.
     rates_hz
         Channel folder name and usual rate in samples per second; another rate is told, and the recording kept.
     workers
         Processes; None takes one per core. A small tree is scanned in this process.
+    archives
+        Zip files that hold parts of the tree, relative to `root`. A recording that is also there unpacked is taken
+        unpacked, and its packed copy is told.
 
     Returns
     -------
     Scan
-        Sorted by path (recordings: by encounter, folder, number, path); the same for any number of workers.
+        Sorted by recording (encounter, folder, number, place); the same for any number of workers.
 
     Raises
     ------
     CohortError
-        The worker processes died.
+        The worker processes died, or an archive is damaged.
     """
-    total = Scan()
-    folders = suffix_folders(root, waveforms)
-    with os.scandir(root / waveforms) as entries:
-        strays = sorted(e.name for e in entries if e.is_file() and not IGNORED.match(e.name))
-    for name in strays:
-        reason = "archive_not_unpacked" if name.endswith((".zip", ".gz", ".tar")) else "foreign_file"
-        total.refused.append(Refused("", f"{waveforms}/{name}", reason, "not below a suffix folder"))
-    one = partial(scan_suffix, str(root), rates_hz=dict(rates_hz))
-    count = min(workers or os.cpu_count() or 1, len(folders))
-    if count > 1 and encounter_folders(root, waveforms) > SERIAL_FOLDERS:
+    from phewas.cohorts.wavezip import scan_archive
+
+    total, packed = Scan(), sorted(archives)
+    there = (root / waveforms).is_dir()
+    folders = suffix_folders(root, waveforms) if there else []
+    if there:
+        with os.scandir(root / waveforms) as entries:
+            strays = sorted(e.name for e in entries if e.is_file() and not IGNORED.match(e.name))
+        for name in strays:
+            if f"{waveforms}/{name}" in packed:
+                continue
+            reason = "archive_not_unpacked" if name.endswith((".zip", ".gz", ".tar")) else "foreign_file"
+            total.refused.append(Refused("", f"{waveforms}/{name}", reason, "not below a suffix folder"))
+    jobs: list[Callable[[], Scan]] = [
+        *(partial(scan_archive, str(root), name, rates_hz=dict(rates_hz)) for name in packed),
+        *(partial(scan_suffix, str(root), folder, rates_hz=dict(rates_hz)) for folder in folders),
+    ]
+    count = min(workers or os.cpu_count() or 1, len(jobs))
+    large = bool(packed) and sum((root / name).stat().st_size for name in packed) > SERIAL_BYTES
+    if count > 1 and (large or (there and encounter_folders(root, waveforms) > SERIAL_FOLDERS)):
         try:
             with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
-                for part in pool.map(one, folders):
+                for part in pool.map(_call, jobs):
                     total.add(part)
         except BrokenProcessPool as error:
             raise CohortError(
@@ -141,12 +174,29 @@ def scan_tree(root: Path, waveforms: str, *, rates_hz: Mapping[str, float], work
                 cure="run again with --workers 1",
             ) from error
     else:
-        for folder in folders:
-            total.add(one(folder))
-    total.found.sort(key=lambda f: (f.encounter_id, f.folder, f.number, f.path))
+        for job in jobs:
+            total.add(job())
+    if packed:
+        _prefer_unpacked(total)
+    total.found.sort(key=lambda f: (f.encounter_id, f.folder, f.number, f.place))
     total.refused.sort(key=lambda r: (r.path, r.reason, r.detail or ""))
-    total.encounters.sort()
+    total.encounters = sorted(set(total.encounters))
     return total
+
+
+def _call(job: Callable[[], Scan]) -> Scan:
+    return job()
+
+
+def _prefer_unpacked(total: Scan) -> None:
+    """Keep one copy of each recording: the unpacked one, else the one in the first archive."""
+    kept: dict[str, Found] = {}
+    for one in sorted(total.found, key=lambda f: (f.place, f.member is not None, f.path, f.member or "")):
+        first = kept.setdefault(one.place, one)
+        if first is not one:
+            path = f"{one.path}/{one.member}" if one.member else one.path
+            total.refused.append(Refused(one.encounter_id, path, "packed_copy"))
+    total.found = list(kept.values())
 
 
 def scan_suffix(root: str, folder: str, *, rates_hz: dict[str, float]) -> Scan:
@@ -173,8 +223,15 @@ def scan_suffix(root: str, folder: str, *, rates_hz: dict[str, float]) -> Scan:
                     Refused(encounter.name, f"{inner}/{f.name}", "foreign_file", detail) for f in files
                 ]
                 continue
-            _channel(base, inner, encounter.name, name, files, rates_hz[name], out)
+            sizes = {f.name: f.stat().st_size for f in files if f.is_file()}
+            match_files(sizes, partial(_header_text, base / inner), inner=inner, encounter_id=encounter.name,
+                        folder=name, usual_hz=rates_hz[name], out=out)  # fmt: skip
     return out
+
+
+def _header_text(folder: Path, name: str) -> str:
+    with (folder / name).open(encoding="latin-1") as handle:
+        return handle.read(MAX_HEADER_BYTES)
 
 
 def _entries(base: Path, folder: str, out: Scan, encounter_id: str) -> list[os.DirEntry[str]]:
@@ -193,18 +250,29 @@ def _entries(base: Path, folder: str, out: Scan, encounter_id: str) -> list[os.D
     return kept
 
 
-def _channel(
-    base: Path,
-    inner: str,
-    encounter_id: str,
-    folder: str,
-    files: Iterable[os.DirEntry[str]],
-    usual_hz: float,
-    out: Scan,
-) -> None:
-    """Match headers with signal files in one channel folder."""
-    sizes = {f.name: f.stat().st_size for f in files if f.is_file()}
+def match_files(
+    sizes: Mapping[str, int], read: Callable[[str], str], *, inner: str, encounter_id: str, folder: str,
+    usual_hz: float, out: Scan, archive: str | None = None,
+) -> None:  # fmt: skip
+    """Match headers with signal files in one channel folder.
+
+    Parameters
+    ----------
+    sizes
+        File name and size in bytes of every file in the folder.
+    read
+        Returns the text of a header by its file name.
+    inner
+        The folder, relative to the root; inside an archive, relative to the archive.
+    encounter_id, folder, usual_hz
+        Whose folder, the channel's name, and its usual rate in samples per second.
+    out
+        Takes what is found and what is refused.
+    archive
+        The archive, relative to the root; None for files of their own.
+    """
     wanted: set[str] = set()
+    outer = f"{archive}/" if archive else ""
     for name in sizes:
         if not name.endswith(".hea"):
             continue
@@ -212,31 +280,32 @@ def _channel(
         path = f"{inner}/{name}"
         wanted.add(f"{name[:-4]}.dat")
         try:
-            with (base / path).open(encoding="latin-1") as handle:
-                header = parse_header(handle.read(MAX_HEADER_BYTES), name=path)
+            header = parse_header(read(name), name=path)
         except SignalError as error:
             # The reader's message names the file, and its name may hold the encounter; the path column has it anyway.
-            out.refused.append(Refused(encounter_id, path, "header_unreadable", error.found.replace(path, "").strip()))
+            found = error.found.replace(path, "").strip()
+            out.refused.append(Refused(encounter_id, outer + path, "header_unreadable", found))
             continue
         except OSError as error:
-            out.refused.append(Refused(encounter_id, path, "read_failed", error.strerror))
+            out.refused.append(Refused(encounter_id, outer + path, "read_failed", error.strerror))
             continue
         wanted.update(s.file for s in header.signals)
-        _judge(header, path, encounter_id, folder, sizes, usual_hz, out)
+        _judge(header, path, encounter_id, folder, sizes, usual_hz, out, archive)
     for name in sizes:
         if name.endswith(".hea") or name in wanted:
             continue
         reason = "header_missing" if name.endswith(".dat") else "foreign_file"
-        out.refused.append(Refused(encounter_id, f"{inner}/{name}", reason))
+        out.refused.append(Refused(encounter_id, f"{outer}{inner}/{name}", reason))
 
 
 def _judge(
-    header: Header, path: str, encounter_id: str, folder: str, sizes: Mapping[str, int], usual_hz: float, out: Scan
-) -> None:
+    header: Header, path: str, encounter_id: str, folder: str, sizes: Mapping[str, int], usual_hz: float, out: Scan,
+    archive: str | None,
+) -> None:  # fmt: skip
     """Take one header, or say why not."""
 
     def refuse(reason: str, detail: str | None = None) -> None:
-        out.refused.append(Refused(encounter_id, path, reason, detail))
+        out.refused.append(Refused(encounter_id, f"{archive}/{path}" if archive else path, reason, detail))
 
     if header.n_segments != 1 or len(header.signals) != 1:
         refuse("several_signals", f"{header.n_segments} segments, {header.n_signals} signals")
@@ -267,6 +336,6 @@ def _judge(
         refuse("unexpected_rate", f"{header.fs_hz:g} Hz instead of {usual_hz:g} Hz")
     number = re.search(r"(\d+)$", Path(path).stem)
     out.found.append(
-        Found(encounter_id, folder, int(number.group(1)) if number else 0, path, signal.description or folder,
-              header.fs_hz, n_samples, header.start)
+        Found(encounter_id, folder, int(number.group(1)) if number else 0, archive or path,
+              signal.description or folder, header.fs_hz, n_samples, header.start, path if archive else None)
     )  # fmt: skip

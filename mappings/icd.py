@@ -12,6 +12,11 @@ ICD-9-CM. The *undotted* key is for joins; inside one code system it is unambigu
 Sources of the shapes: the ICD-9-CM and ICD-10-CM Official Guidelines for Coding and Reporting (NCHS and CMS), and WHO,
 ICD-10 volume 2, for the dagger and asterisk marks.
 
+What the text cannot show is a wrong label. An external cause of ICD-10-CM filed under ICD-9-CM (``V43.64XA``, a car
+crash) has not the shape of an ICD-9-CM code and is listed as of the other system; cut to five characters (``V4364``) it
+is one, a replaced hip joint, and nothing in the code betrays it. Hence the demand for a column with the code system,
+and the rule by date (`system_by_date`) only where a caller asks for it.
+
 The work is text matching, some six microseconds a code: in a table of millions of rows, apply it to the distinct codes
 and join the result.
 
@@ -21,6 +26,7 @@ Each function exists twice: over a polars expression for tables, and over one st
 from __future__ import annotations
 
 import re
+from datetime import date
 from typing import Literal
 
 import polars as pl
@@ -29,6 +35,17 @@ from phewas.errors import VocabularyError, nearest
 
 CodeSystem = Literal["ICD9CM", "ICD10CM", "ICD10", "unknown"]
 CODE_SYSTEMS: tuple[str, ...] = ("ICD9CM", "ICD10CM", "ICD10", "unknown")
+
+#: Hospitals of the United States changed from ICD-9-CM to ICD-10-CM on this day.
+ICD10CM_START = date(2015, 10, 1)
+
+#: What a column of code systems may say, in capitals, letters and digits only. A bare 10 is ICD-10-CM, as MIMIC-IV and
+#: PheTK use it; ICD10 is the ICD-10 of the World Health Organization, as OMOP uses it.
+SYSTEM_WORDS: dict[str, CodeSystem] = {
+    **dict.fromkeys(("ICD9CM", "ICD9", "9", "09", "9CM", "ICD9DX", "ICD9CMDX", "I9"), "ICD9CM"),
+    **dict.fromkeys(("ICD10CM", "10", "10CM", "ICD10DX", "ICD10CMDX"), "ICD10CM"),
+    **dict.fromkeys(("ICD10", "ICD10WHO", "WHO", "I10"), "ICD10"),
+}
 
 #: Why a text is no diagnosis code, in words. The keys are what `looks_like` returns.
 NOT_A_CODE: dict[str, str] = {
@@ -213,6 +230,39 @@ def split_cell(cells: pl.Expr) -> pl.Expr:
     part = pl.element().str.replace_all(f"^{_BLANKS}|{_BLANKS}$", "")
     parts = one_separator.str.split(",").list.eval(part.filter(part != ""))
     return pl.when(parts.list.len() > 0).then(parts)
+
+
+def system_by_date(recorded: pl.Expr) -> pl.Expr:
+    """Return the code system that hospitals of the United States used on a day.
+
+    Parameters
+    ----------
+    recorded
+        Date expression.
+
+    Returns
+    -------
+    polars.Expr
+        String: ``ICD9CM`` before 2015-10-01, ``ICD10CM`` from that day on, ``unknown`` where the date is null. A rule
+        for tables that have no column of code systems, to be asked for by name: history entered later, claims of the
+        months around the change, and other countries break it.
+    """
+    return (
+        pl.when(recorded < ICD10CM_START).then(pl.lit("ICD9CM"))
+        .when(recorded.is_not_null()).then(pl.lit("ICD10CM"))
+        .otherwise(pl.lit("unknown"))
+    )  # fmt: skip
+
+
+def read_system(label: str | None) -> CodeSystem:
+    """Return the code system that a label means, in any case and with any blanks and hyphens; else ``unknown``.
+
+    Examples
+    --------
+    >>> read_system("icd-9-cm"), read_system(" ICD10CM "), read_system("10"), read_system("SNOMED")
+    ('ICD9CM', 'ICD10CM', 'ICD10CM', 'unknown')
+    """
+    return SYSTEM_WORDS.get(re.sub(r"[^A-Z0-9]", "", (label or "").upper()), "unknown")
 
 
 def check_system(vocabulary: str) -> str:

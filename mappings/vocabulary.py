@@ -1,10 +1,14 @@
 """Vocabularies of phenotypes: what there is, and the tables of one.
 
-A vocabulary is five Parquet files in one folder, ``NAME.phenotypes.parquet`` and so on; `build.py` lists their columns.
+A vocabulary is five Parquet files in one folder, ``NAME.phenotypes.parquet`` and so on (`TABLES`).
+Vocabularies come from three places: shipped with the package, stored by the user (`phewas.mappings.custom`), or read
+from a file named in place of a vocabulary.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -15,11 +19,30 @@ import polars as pl
 from phewas.errors import VocabularyError, nearest
 
 #: Names of the vocabularies shipped, with their family and version.
-SHIPPED: dict[str, tuple[str, str]] = {"phecode1.2": ("phecode", "1.2")}
+SHIPPED: dict[str, tuple[str, str]] = {
+    "phecode1.2": ("phecode", "1.2"),
+    "phecode1.2-who": ("phecode", "1.2-who"),
+    "phecodeX1.0": ("phecodeX", "1.0"),
+    "icd10-3": ("icd10", "3-digit"),
+}
 
 #: Short names, lower case; each stands for one fixed version.
-ALIASES: dict[str, str] = {"phecode": "phecode1.2", "phecode12": "phecode1.2", "phecodes": "phecode1.2"}
+ALIASES: dict[str, str] = {
+    "phecode": "phecode1.2",
+    "phecode12": "phecode1.2",
+    "phecodes": "phecode1.2",
+    "phecodewho": "phecode1.2-who",
+    "phecodex": "phecodeX1.0",
+    "phecodex10": "phecodeX1.0",
+}
 
+#: Endings of files that can stand in place of a vocabulary's name.
+FILES = (".csv", ".tsv", ".txt", ".parquet")
+
+# phecode 1.2 for the ICD-10 of the WHO is another map to the same phenotypes.
+_SHARED = {"phecode1.2-who": "phecode1.2"}
+
+#: The columns of the five tables; `Vocabulary` says what they mean.
 TABLES: dict[str, dict[str, Any]] = {
     "phenotypes": {
         "phenotype": pl.String,
@@ -57,6 +80,11 @@ class Vocabulary:
         phenotype, related: a code that means ``related`` keeps a person out of the controls of ``phenotype``. One-way.
     chapters
         chapter, chapter_order, colour (``#RRGGBB``), in chapter order.
+    derive
+        Where the map is a rule that knows more codes than a table can list: from keys (vocabulary, code) to their rows
+        of the map (vocabulary, code, phenotype). Ask `map_for`, which minds it.
+    notes
+        Sentences on how the tables were read, for the user who brought them.
     """
 
     name: str
@@ -66,6 +94,8 @@ class Vocabulary:
     rollup: pl.DataFrame
     exclusions: pl.DataFrame
     chapters: pl.DataFrame
+    derive: Callable[[pl.DataFrame], pl.DataFrame] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -77,38 +107,83 @@ class Vocabulary:
         """The code systems that the map covers, sorted."""
         return tuple(sorted(self.code_map["vocabulary"].unique()))
 
+    @property
+    def digest(self) -> str:
+        """32 hex digits that name the contents of the tables; another file with the same contents has the same."""
+        hashed = hashlib.blake2b(digest_size=16)
+        for table in (self.phenotypes, self.code_map, self.rollup, self.exclusions, self.chapters):
+            hashed.update(table.write_csv().encode())
+        return hashed.hexdigest()
 
-def available() -> list[str]:
-    """Return the names that `load` knows, without aliases."""
-    return sorted(SHIPPED)
+    def map_for(self, codes: pl.DataFrame) -> pl.DataFrame:
+        """Return the map with every row that the given keys have, also those that only a rule gives.
+
+        Parameters
+        ----------
+        codes
+            vocabulary (code system), code (undotted key of `phewas.mappings.icd`).
+
+        Returns
+        -------
+        polars.DataFrame
+            vocabulary, code, phenotype: `code_map`, and the rows that `derive` adds for keys which it lacks.
+        """
+        if self.derive is None:
+            return self.code_map
+        new = codes.join(self.code_map, on=["vocabulary", "code"], how="anti")
+        return pl.concat([self.code_map, self.derive(new).select(self.code_map.columns)])
+
+
+def available() -> dict[str, str]:
+    """Return the names that `load` knows, without aliases, and where each comes from: ``shipped`` or ``yours``."""
+    from phewas.mappings import custom
+
+    return dict.fromkeys(sorted(SHIPPED), "shipped") | dict.fromkeys(custom.stored(), "yours")
 
 
 def resolve(name: str) -> str:
-    """Return the full name of a vocabulary for a name or an alias, in any case.
+    """Return the full name of a vocabulary for a name or an alias, in any case, or the path of a vocabulary file.
+
+    Blanks, hyphens and underscores in names do not matter. A name wins over a file of that name; ``./NAME`` is a path.
 
     Raises
     ------
     VocabularyError
-        The name is unknown; the message suggests the nearest.
+        The name is unknown, with the nearest one; or the file is not there.
     """
-    plain = name.strip().lower().replace(" ", "").replace("_", "").replace("-", "")
-    if plain in SHIPPED:
-        return plain
-    if plain in ALIASES:
-        return ALIASES[plain]
+    known = {squeeze(full): full for full in available()} | ALIASES
+    if squeeze(name) in known:
+        return known[squeeze(name)]
+    if is_file_name(name):
+        if not Path(name).is_file():
+            raise VocabularyError(
+                f"there is no vocabulary file {name}", expected="a CSV, TSV or Parquet file", cure="check the path"
+            )
+        return name
     raise VocabularyError(
-        f"no vocabulary is called {name!r}.{nearest(plain, [*SHIPPED, *ALIASES])}",
-        expected=", ".join([*available(), *sorted(ALIASES)]),
+        f"no vocabulary is called {name!r}.{nearest(squeeze(name), known)}",
+        expected=", ".join([*available(), *sorted(ALIASES)]) + ", or a file (.csv, .tsv, .parquet)",
     )
 
 
+def squeeze(name: str) -> str:
+    """Return a vocabulary's name in the form in which names are compared."""
+    return name.strip().lower().replace(" ", "").replace("_", "").replace("-", "")
+
+
+def is_file_name(name: str) -> bool:
+    """Tell whether a text in place of a vocabulary's name means a file."""
+    return name.lower().endswith(FILES) or "/" in name or "\\" in name
+
+
 def load(name: str) -> Vocabulary:
-    """Return a shipped vocabulary.
+    """Return a vocabulary: a shipped one, one stored by the user, or the one in a file.
 
     Parameters
     ----------
     name
-        A name of `available` or an alias (``phecode`` stands for ``phecode1.2``).
+        A name of `available`, an alias (``phecode`` stands for ``phecode1.2``), or the path of a CSV, TSV or Parquet
+        file with one row per code (`phewas.mappings.custom.read_file` says which columns).
 
     Raises
     ------
@@ -119,15 +194,37 @@ def load(name: str) -> Vocabulary:
     --------
     >>> load("phecode").label
     'phecode 1.2'
+    >>> load("phecodeX").phenotypes.height
+    3612
     """
+    from phewas.mappings import categories, custom
+
     full = resolve(name)
+    if full in custom.stored():
+        return custom.load(full)
+    if full not in SHIPPED:
+        return custom.read_file(Path(full))
     family, version = SHIPPED[full]
-    with resources.as_file(resources.files("phewas.mappings.data")) as folder:
-        return read(Path(folder), prefix=full, name=family, version=version)
+    with resources.as_file(resources.files("phewas.mappings.data")) as found:
+        folder = Path(found)
+        if full == "icd10-3":
+            maps = [_read(folder / f"{other}.map.parquet", TABLES["map"]) for other in SHIPPED if other != full]
+            titles = _read(folder / f"{full}.titles.parquet", {"category": pl.String, "title": pl.String})
+            return categories.make(known=pl.concat(maps), titles=titles)
+        return read(folder, prefix=full, name=family, version=version, shared=_SHARED.get(full))
 
 
-def read(folder: Path, *, prefix: str, name: str, version: str) -> Vocabulary:
+def read(folder: Path, *, prefix: str, name: str, version: str, shared: str | None = None) -> Vocabulary:
     """Read the five tables ``PREFIX.*.parquet`` of a folder and check them against each other.
+
+    Parameters
+    ----------
+    folder, prefix
+        Where the tables lie.
+    name, version
+        What the vocabulary is called.
+    shared
+        Prefix of all tables but the map, where they are those of another vocabulary.
 
     Raises
     ------
@@ -135,7 +232,10 @@ def read(folder: Path, *, prefix: str, name: str, version: str) -> Vocabulary:
         A table is missing, lacks a column, holds nulls or repeated rows, or names a phenotype or chapter that is not
         defined; or the roll-up is incomplete.
     """
-    tables = {table: _read(folder / f"{prefix}.{table}.parquet", columns) for table, columns in TABLES.items()}
+    tables = {
+        table: _read(folder / f"{prefix if table == 'map' else shared or prefix}.{table}.parquet", columns)
+        for table, columns in TABLES.items()
+    }
     vocabulary = Vocabulary(
         name=name,
         version=version,

@@ -14,7 +14,7 @@ import typer
 
 from phewas import __version__
 from phewas.errors import PhewasError
-from phewas.verbs import maps, segments, vocabularies
+from phewas.verbs import cohorts, emulate, maps, segments, vocabularies
 
 app = typer.Typer(
     name="phewas",
@@ -114,7 +114,7 @@ def run(
     heldout: Annotated[
         str | None,
         typer.Option(
-            help="Who is tested: auto, manifest:FILE, no-synchronous-ppg-ecg, official:random, official:chrono, "
+            help="Who is tested: auto, manifest:FILE, no-synchronous-ppg-ecg, official:random|chrono|file, "
             "random:SHARE or crossfit:FOLDS. Default: the cohort's.",
             rich_help_panel=HOW,
         ),
@@ -210,16 +210,6 @@ def run(
 
 
 @app.command()
-def cohorts() -> None:
-    """List the cohorts."""
-    from phewas import cohorts as room
-
-    for name in room.available():
-        card = room.get(name).card
-        typer.echo(f"{name:<12} {card.title}")
-
-
-@app.command()
 def encoders(pattern: Annotated[str, typer.Argument(help="Wildcard, for example 'net1d*'.")] = "*") -> None:
     """List the encoders."""
     from phewas.encoders import registry
@@ -231,10 +221,13 @@ def encoders(pattern: Annotated[str, typer.Argument(help="Wildcard, for example 
         typer.echo(f"{name:<14} {spec.title:<28} {channels} {spec.contract.fs_hz:g} Hz  {needs}")
 
 
+app.add_typer(cohorts.app, name="cohorts")
+app.command("check")(cohorts.check)
 app.add_typer(segments.app, name="segments")
 app.add_typer(vocabularies.app, name="vocabularies")
 app.command("map")(maps.map_table)
 app.command("codes")(vocabularies.codes)
+app.command("emulate")(emulate.emulate)
 
 
 def _command() -> str:

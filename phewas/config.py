@@ -29,7 +29,7 @@ class PhenotypeConfig(Part):
         "default: the encounters' own src_follow_up_end",
     )
     min_code_days: int | None = Field(None, ge=1, description="distinct days a case needs; default: the cohort's card")
-    roll_up: bool = Field(default=True, description="codes of a phenotype count for the phenotypes above it")
+    roll_up: bool = Field(default=True, description="codes of a phenotype also count for the phenotypes above it")
     control_exclusions: bool = Field(
         default=True,
         description="codes of related phenotypes make a non-case neither; "
@@ -39,6 +39,8 @@ class PhenotypeConfig(Part):
     uncertain: Literal["exclude", "ignore", "confirm"] = Field(
         "exclude", description="uncertain diagnoses make neither case nor control, do not count, or count as confirmed"
     )
+    walk_up: bool = Field(default=False, description="a code that the map lacks is read as the code above it")
+    restore_zeros: bool = Field(default=False, description="zeros that ICD-9 codes have lost are put back")
     map_file: FilePath | None = Field(None, description="table that replaces the map: vocabulary, code, phenotype")
     rollup_file: FilePath | None = Field(None, description="table that replaces the roll-up: phenotype, ancestor")
     exclusions_file: FilePath | None = Field(

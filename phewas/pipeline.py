@@ -194,6 +194,7 @@ def _split(made: Plan, _: str) -> None:
         pretrained=made.pretrained,
         card=made.source.card,
         root=made.source.data_root(made.root, made.out),
+        manifest=made.manifest,
     )
 
 
@@ -230,11 +231,13 @@ def _segments(made: Plan, fingerprint: str) -> None:
 
 
 def _learn(made: Plan, fingerprint: str) -> None:
+    from phewas.cohorts import heldout
     from phewas.learning.step import Learn, learn, shuffled
     from phewas.progress import progress
     from phewas.schema import PermutationNull
     from phewas.stats import crossfit
 
+    heldout.verify(made.out)
     config = made.config
     frozen = learn(
         Learn(
@@ -268,8 +271,10 @@ def _learn(made: Plan, fingerprint: str) -> None:
 
 
 def _evaluate(made: Plan, _: str) -> None:
+    from phewas.cohorts import heldout
     from phewas.stats.evaluate import evaluate
 
+    heldout.verify(made.out)
     evaluate(
         made.out,
         config=made.config.evaluate,

@@ -66,6 +66,12 @@ class Plan:
         return self.spec.pretrained if self.weights is None else self.weights != "random"
 
     @cached_property
+    def manifest(self) -> Path | None:
+        """File with the encoder's pretraining patients, from ``[encoders.NAME] manifest`` in ``phewas.toml``."""
+        found = settings.places("encoders", self.spec.name, "manifest")
+        return Path(found) if found else None
+
+    @cached_property
     def weights_sha256(self) -> str:
         """Hash of the weights file; ``random`` for none, and what may still be given where none is needed yet."""
         if not self.pretrained:
@@ -94,10 +100,10 @@ class Plan:
                 return {"data": self.data_fingerprint, "index_channel": card.index_channel}
             case "split":
                 rule = self.heldout
-                manifest = rule.removeprefix("manifest:") if rule.startswith("manifest:") else None
+                manifest = Path(rule.removeprefix("manifest:")) if rule.startswith("manifest:") else self.manifest
                 return {
                     "heldout": rule,
-                    "manifest": sha256_of(Path(manifest)) if manifest and Path(manifest).is_file() else None,
+                    "manifest": sha256_of(manifest) if manifest and manifest.is_file() else None,
                     "seed": config.seed,
                     "pretrained": self.pretrained,
                     "pretraining": list(self.spec.pretraining),

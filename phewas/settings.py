@@ -16,6 +16,7 @@ from phewas.errors import ConfigError, nearest
 
 PLACES_FILE = "phewas.toml"
 DATA_VARIABLE = "PHEWAS_DATA"
+TABLE_FILES = ("map_file", "rollup_file", "exclusions_file", "sex_file")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -102,6 +103,10 @@ def resolve(options: Mapping[str, Any], config: Path | None) -> RunConfig:
             given = merged.get(key)
             if options.get(key) is None and isinstance(given, str) and given != "random":
                 merged[key] = str(config.parent / Path(given).expanduser())
+        part = merged.get("phenotypes")
+        if isinstance(part, Mapping):
+            files = {k: str(config.parent / Path(v).expanduser()) for k, v in part.items() if k in TABLE_FILES}
+            merged["phenotypes"] = {**part, **files}
     if "cohort" not in merged:
         raise ConfigError("no cohort was named", cure="phewas run --cohort demo runs without any data")
     for part, values in cohorts.get(str(merged["cohort"])).card.settings.items():

@@ -36,9 +36,7 @@ def map_table(
             rich_help_panel=COLUMNS,
         ),
     ] = None,
-    date: Annotated[
-        str | None, typer.Option(help="Column of the day of the code.", rich_help_panel=COLUMNS)
-    ] = None,
+    date: Annotated[str | None, typer.Option(help="Column of the day of the code.", rich_help_panel=COLUMNS)] = None,
     date_format: Annotated[
         str | None,
         typer.Option(help="Format of dates that are not year-month-day, e.g. %m/%d/%Y.", rich_help_panel=COLUMNS),
@@ -67,7 +65,8 @@ def map_table(
     restore_zeros: Annotated[
         bool,
         typer.Option(
-            "--restore-zeros", help="Mend ICD-9-CM codes that lost leading zeros, where one code fits.",
+            "--restore-zeros",
+            help="Mend ICD-9-CM codes that lost leading zeros, where one code fits.",
             rich_help_panel=RULES,
         ),
     ] = False,

@@ -203,7 +203,9 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, most: int |
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(*columns)
+        table = Table()
+        for column in columns:
+            table.add_column(column, overflow="fold")  # a name that is cut short cannot be typed again
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))  # as text: "[MCAS]" in a description is no markup
         Console().print(table)

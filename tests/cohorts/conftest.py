@@ -83,7 +83,7 @@ def tree(tmp_path: Path) -> Path:
     (waves / "103/103/Pleth/index.html").write_text("left by a download tool")
     write_record(waves / "103/103/ABP", "103_1", "103_1 1 125 1250")
     write_record(waves / "555/555/Pleth", "555_1", "555_1 1 125 1250 23:10:00 31/12/2295")  # unknown visit
-    (waves / "waveforms_1xx.zip").write_bytes(b"PK")
+    (waves / "waveforms_1xx.tar").write_bytes(b"ustar")
     return root
 
 

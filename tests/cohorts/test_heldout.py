@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phewas.cohorts import get
-from phewas.cohorts.heldout import assign, contamination, parse_rule
-from phewas.cohorts.heldout_rules import tainted_patients
+from phewas.cohorts.heldout import RULES, assign, contamination, in_words, parse_rule, verify
+from phewas.cohorts.heldout_rules import SPLIT_TABLE, tainted_patients
 from phewas.errors import ConfigError, PhewasWarning, SchemaError, SplitError
 from phewas.schema import Diagnoses, Encounters, Patients, Recordings, Splits
 
@@ -58,8 +58,10 @@ def many(run: Path, patients: int) -> Path:
 
 
 def split(run: Path, rule: str, *, root: Path | None = None, seed: int = 0, pretrained: bool = False,
-          pretraining: tuple[str, ...] = ()) -> tuple[dict[str, str], dict[str, Any]]:  # fmt: skip
-    assign(run, rule=rule, seed=seed, pretraining=pretraining, pretrained=pretrained, card=CARD, root=root)
+          pretraining: tuple[str, ...] = (), manifest: Path | None = None,
+          ) -> tuple[dict[str, str], dict[str, Any]]:  # fmt: skip
+    assign(run, rule=rule, seed=seed, pretraining=pretraining, pretrained=pretrained, card=CARD, root=root,
+           manifest=manifest)  # fmt: skip
     sides = dict(Splits.read(run).select("patient_id", "split").iter_rows())
     report: dict[str, Any] = json.loads((run / "cohort/disjointness.json").read_text())
     return sides, report
@@ -86,7 +88,7 @@ def test_synchronous_patients_are_not_held_out(tmp_path: Path) -> None:
     assert held == {"p1", "p2", "p4", "p6"}
     assert {p for p, s in sides.items() if s in ("train", "tuning")} == {"p0", "p3", "p7"}
     assert {p for p, s in sides.items() if s == "excluded"} == {"p5", "p8"}
-    assert "1 patients cannot be judged" in report["note"]
+    assert "fewer than 11 patients cannot be judged" in report["note"]
 
 
 times = st.tuples(st.sampled_from(["PPG", "ECG_II"]), st.integers(0, 40), st.integers(1, 30))
@@ -111,7 +113,7 @@ def test_manifest(tmp_path: Path, text: str) -> None:
     assert {p for p, s in sides.items() if s in ("train", "tuning")} == {"p1", "p3"}
     assert {p for p, s in sides.items() if s == "held_out"} == {f"p{k}" for k in range(12)} - {"p1", "p3"}
     assert report["contamination"] == "excluded"
-    assert "1 of 3 listed identifiers" in report["note"]
+    assert "fewer than 11 of 3 listed identifiers" in report["note"]
     assert str(tmp_path) not in json.dumps(report)
 
 
@@ -142,8 +144,8 @@ def test_official_split_is_by_patient(tmp_path: Path) -> None:
     )
     sides, report = split(run, "official:random", root=root)
     assert sides == {"p0": "train", "p1": "tuning", "p2": "train", "p3": "held_out", "p4": "excluded", "p5": "excluded"}
-    assert "2 patients of the test file also have training" in report["note"]
-    assert "1 lines of the split files name no encounter" in report["note"]
+    assert "fewer than 11 patients of the test file also have training" in report["note"]
+    assert "fewer than 11 lines of the split files name no encounter" in report["note"]
     with pytest.raises(SplitError, match="official chrono split is not there"):
         split(run, "official:chrono", root=root)
 
@@ -195,6 +197,93 @@ def test_auto(tmp_path: Path) -> None:
     assert report["asked"] == "auto"
     assert report["contamination"] == "cannot be excluded"
     assert sides["p1"] == "held_out"
+
+
+def test_auto_takes_the_manifest_of_a_pretrained_encoder(tmp_path: Path) -> None:
+    run = many(tmp_path / "run", 30)
+    (tmp_path / "met.txt").write_text("p1\np2\n")
+    met = {"manifest": tmp_path / "met.txt", "pretraining": ("MC-MED",)}
+    sides, report = split(run, "auto", pretrained=True, **met)
+    assert report["rule"] == "manifest:met.txt"
+    assert report["contamination"] == "excluded"
+    assert {p for p, s in sides.items() if s != "held_out"} == {"p1", "p2"}
+    assert split(run, "auto", pretrained=False, **met)[1]["rule"] == "random:0.3"
+
+
+def test_the_split_of_the_source_itself(tmp_path: Path) -> None:
+    run = many(tmp_path / "run", 8)
+    with pytest.raises(SplitError, match="brings no split"):
+        split(run, "official:file")
+    given = {f"p{k}": ("train", "tuning", "held_out", "excluded")[k % 4] for k in range(7)}
+    table = pl.DataFrame({"patient_id": list(given), "split": list(given.values())})
+    table.write_parquet(run / SPLIT_TABLE)
+    sides, report = split(run, "auto")
+    assert report["rule"] == "official:file"
+    assert sides == given | {"p7": "excluded"}
+    pl.concat([table, pl.DataFrame({"patient_id": ["p0"], "split": ["held_out"]})]).write_parquet(run / SPLIT_TABLE)
+    with pytest.raises(SplitError, match="two sides"):
+        split(run, "official:file")
+    table.with_columns(split=pl.lit("test")).write_parquet(run / SPLIT_TABLE)
+    with pytest.raises(SplitError, match="holds the split 'test'"):
+        split(run, "official:file")
+    (run / SPLIT_TABLE).write_bytes(b"x")
+    with pytest.raises(SplitError, match="no table"):
+        split(run, "official:file")
+
+
+def test_folds_are_balanced_by_age(tmp_path: Path) -> None:
+    run = many(tmp_path, 400)
+    encounters = Encounters.read(run).sort("encounter_id")
+    ages = [18.0 + (k * 37) % 73 for k in range(len(encounters))]
+    Encounters.write(encounters.with_columns(age=pl.Series(ages)), run)
+    split(run, "crossfit:5")
+    of = Encounters.read(run).filter(pl.col("encounter_id").str.ends_with("-0")).join(Splits.read(run), on="patient_id")
+    means = of.group_by("fold").agg(pl.col("age").mean())["age"]
+    assert means.max() - means.min() < 2.5  # a fold's mean by chance: standard error 2.3, range of five about 5.5
+    old = of.group_by("fold").agg((pl.col("age") >= 80).sum())["age"]
+    assert old.max() - old.min() <= 3
+
+
+def test_a_changed_split_is_refused(tmp_path: Path) -> None:
+    run = many(tmp_path, 60)
+    split(run, "random:0.3")
+    verify(run)
+    good = Splits.read(run)
+    proof = run / "cohort/disjointness.json"
+    text = proof.read_text()
+    # One patient moved from training to the tested side, and one exchanged for another.
+    first = good.filter(pl.col("split") == "train")["patient_id"][0]
+    held = good.filter(pl.col("split") == "held_out")["patient_id"][0]
+    moved = {first: "held_out"}
+    for change in (moved, {first: "held_out", held: "train"}):
+        new = pl.col("patient_id").replace_strict(change, default=pl.col("split"), return_dtype=pl.String)
+        Splits.write(good.with_columns(split=new), run)
+        with pytest.raises(SplitError, match="other patients than were proven"):
+            verify(run)
+    Splits.write(good.head(59), run)
+    with pytest.raises(SplitError, match="proven"):
+        verify(run)
+    Splits.write(good, run)
+    pl.concat([good, good.head(1).with_columns(split=pl.lit("tuning"))]).write_parquet(run / Splits.file)
+    with pytest.raises(SchemaError, match="several rows"):
+        verify(run)
+    Splits.write(good, run)
+    proof.write_text(text.replace('"intersection": []', '"intersection": ["x"]'))
+    with pytest.raises(SplitError, match="two sides"):
+        verify(run)
+    for damaged in ("{", "[]", "{}"):
+        proof.write_text(damaged)
+        with pytest.raises(SplitError, match="missing or damaged"):
+            verify(run)
+    proof.write_text(text)
+    verify(run)
+
+
+@pytest.mark.parametrize("rule", [r for r in RULES if r != "auto"])
+def test_every_rule_is_told_in_words(rule: str) -> None:
+    words = in_words(rule)
+    assert "all encounters of a patient are on one side" in words
+    assert len(words.split()) > 15
 
 
 def test_contamination() -> None:

@@ -7,6 +7,7 @@ of the inputs.
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections import Counter, defaultdict
 from datetime import date, datetime, timedelta
 from importlib import resources
@@ -17,6 +18,9 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from phewas.errors import ConfigError
+from phewas.mappings.rules import LabelRules
 
 DEMO = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "icd" / "mimic-iii-demo-1.4"
 
@@ -45,7 +49,10 @@ def published():
     return Published()
 
 
-def slow_labels(published, diagnoses, encounters, sex, *, window, min_code_days, control_exclusions):
+def slow_labels(
+    published, diagnoses, encounters, sex, *, window, min_code_days, control_exclusions,
+    horizon_days=365, follow_up_until=None, roll_up=True, sex_rule=True, uncertain="exclude",
+):  # fmt: skip
     """Return {(encounter, phenotype): label}, zeros left out."""
     owner = {visit["encounter_id"]: visit["patient_id"] for visit in encounters}
     ends = {}
@@ -57,43 +64,57 @@ def slow_labels(published, diagnoses, encounters, sex, *, window, min_code_days,
     for visit in encounters:
         name, patient = visit["encounter_id"], visit["patient_id"]
         index_day, last_day = ends[name]
-        days, codes, doubtful, undated = defaultdict(set), set(), set(), set()
+        known = [day for day in (visit.get("src_follow_up_end"), follow_up_until) if day is not None]
+        until = min(known) if known else None
+        horizon = last_day and last_day + timedelta(days=horizon_days)
+        days, codes, doubtful, undated, earlier = defaultdict(set), set(), set(), set(), set()
         for row in diagnoses:
-            if row["patient_id"] != patient:
+            if row["patient_id"] != patient or (uncertain == "ignore" and row["certainty"] == "uncertain"):
                 continue
             for_encounter = row["encounter_id"] if owner.get(row["encounter_id"]) == patient else None
             day = row["recorded"]
+            before = False
             if window == "history":
                 counts = day is not None and index_day is not None and day < index_day
             elif window == "through_visit":
                 counts = for_encounter == name or (day is not None and last_day is not None and day <= last_day)
-            else:
+            elif window == "any":
                 counts = True
+            else:
+                before = for_encounter == name or (day is not None and last_day is not None and day <= last_day)
+                after = day is not None and last_day is not None and last_day < day <= horizon
+                counts = before or (after and (until is None or day <= until))
             if not counts:
                 continue
             if day is None and for_encounter is not None:
                 day = ends[for_encounter][1]
             direct = published.means.get((row["vocabulary"], row["code"].replace(".", "")), set())
             rolled = {ancestor for phenotype in direct for ancestor in published.above[phenotype]}
-            if row["certainty"] == "uncertain":
-                doubtful |= rolled
-                continue
-            codes |= direct
-            for phenotype in rolled:
-                if day is None:
-                    undated.add(phenotype)
-                else:
-                    days[phenotype].add(day)
+            mine = rolled if roll_up else direct
+            if before:
+                earlier |= mine
+            elif row["certainty"] == "uncertain" and uncertain == "exclude":
+                doubtful |= mine
+            else:
+                for phenotype in mine:
+                    if day is None:
+                        undated.add(phenotype)
+                    else:
+                        days[phenotype].add(day)
+            if row["certainty"] != "uncertain" or uncertain == "confirm":
+                codes |= rolled
         for phenotype, who in published.sex.items():
             n_days = max(len(days[phenotype]), int(phenotype in undated))
-            if (who != "both" and who != sex.get(patient, "U")) or (window == "history" and index_day is None):
+            barred = control_exclusions and (codes & published.barred_by[phenotype] or phenotype in codes)
+            wrong_sex = sex_rule and who != "both" and who != sex.get(patient, "U")
+            no_date = (window == "history" and index_day is None) or (window == "future" and last_day is None)
+            too_short = window == "future" and not no_date and (until is None or until < horizon)
+            if wrong_sex or no_date or phenotype in earlier:
                 value = -1
             elif n_days >= min_code_days:
                 value = 1
-            elif n_days or phenotype in doubtful or (control_exclusions and codes & published.barred_by[phenotype]):
-                value = -1
             else:
-                value = 0
+                value = -1 if n_days or phenotype in doubtful or barred or too_short else 0
             if value:
                 result[name, phenotype] = value
     return result
@@ -123,7 +144,7 @@ def cohorts(draw):
         index = start + timedelta(hours=5) if start and draw(st.booleans()) else None
         encounters.append(
             {"encounter_id": f"e{i}", "patient_id": f"p{i % n_patients}", "start": start, "end": end,
-             "index_time": index, "age": None}
+             "index_time": index, "age": None, "src_follow_up_end": draw(st.sampled_from(DAYS))}
         )  # fmt: skip
     rows = st.fixed_dictionaries(
         {
@@ -142,28 +163,65 @@ def cohorts(draw):
     return draw(st.lists(rows, max_size=14)), encounters, sex
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    cohort=cohorts(),
-    window=st.sampled_from(["history", "through_visit", "any"]),
-    min_code_days=st.integers(1, 3),
-    control_exclusions=st.booleans(),
-    shuffle=st.randoms(use_true_random=False),
+OPTIONS = st.fixed_dictionaries(
+    {
+        "window": st.sampled_from(["history", "through_visit", "any", "future", "future"]),
+        "min_code_days": st.integers(1, 3),
+        "control_exclusions": st.booleans(),
+        "horizon_days": st.integers(1, 3),
+        "follow_up_until": st.sampled_from([None, date(2200, 1, 5), date(2200, 1, 9)]),
+        "roll_up": st.sampled_from([True, True, False]),
+        "sex_rule": st.sampled_from([True, True, False]),
+        "uncertain": st.sampled_from(["exclude", "exclude", "ignore", "confirm"]),
+    }
 )
-def test_random_cohorts(
-    tmp_path_factory, published, phecode, cohort, window, min_code_days, control_exclusions, shuffle
-):
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cohort=cohorts(), options=OPTIONS, block=st.integers(1, 3), shuffle=st.randoms(use_true_random=False))
+def test_random_cohorts(tmp_path_factory, published, phecode, cohort, options, block, shuffle):
     diagnoses, encounters, sex = cohort
-    options = {"min_code_days": min_code_days, "control_exclusions": control_exclusions}
+    window = options.pop("window")
     expected = slow_labels(published, diagnoses, encounters, sex, window=window, **options)
+    if window == "future" and not any(followed_up(visit, **options) for visit in encounters):
+        dated = any(visit["start"] for visit in encounters)
+        known = options["follow_up_until"] or any(visit["src_follow_up_end"] for visit in encounters)
+        if dated or not known:
+            with pytest.raises(ConfigError, match="follow"):
+                label_once(tmp_path_factory, phecode, diagnoses, encounters, sex, window, options)
+            return
     first = label_once(tmp_path_factory, phecode, diagnoses, encounters, sex, window, options)
     assert as_dictionary(first) == expected
-    # Neither the order of the rows nor a row told twice changes a byte of the labels.
+    # Neither the order of the rows, nor a row told twice, nor the size of a block changes a byte.
     again, visits = diagnoses + diagnoses[::2], list(encounters)
     shuffle.shuffle(again)
     shuffle.shuffle(visits)
-    second = label_once(tmp_path_factory, phecode, again, visits, dict(reversed(sex.items())), window, options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("phewas.mappings.labelling._BLOCK", block)
+        second = label_once(tmp_path_factory, phecode, again, visits, dict(reversed(sex.items())), window, options)
     assert second.raw == first.raw
+    assert second.rules.equals(first.rules)
+    for reason in ("cells", "excluded_by", "rules", "cases_lost_to_sex"):
+        assert second.summary[reason] == first.summary[reason]
+    check_counts(first)
+
+
+def followed_up(visit, *, horizon_days, follow_up_until, **_):
+    """Whether the encounter could give a control."""
+    last = visit["end"] or visit["index_time"] or visit["start"]
+    known = [day for day in (visit["src_follow_up_end"], follow_up_until) if day is not None]
+    return bool(last and known) and min(known) >= last.date() + timedelta(days=horizon_days)
+
+
+def check_counts(made):
+    """The table of the rules, the summary and the matrix tell the same."""
+    totals = made.rules.drop("phenotype").sum().row(0, named=True)
+    for name, value in (("n_case", 1), ("n_control", 0), ("n_excluded", -1)):
+        assert made.rules[name].to_list() == (made.labels == value).sum(axis=0).tolist()
+    reasons = {name.removeprefix("n_excluded_"): n for name, n in totals.items() if name.startswith("n_excluded_")}
+    assert reasons == made.summary["excluded_by"]
+    assert sum(reasons.values()) == totals["n_excluded"] == made.summary["cells"]["excluded"]
+    assert totals["n_case_lost_to_sex"] == made.summary["cases_lost_to_sex"] <= reasons["sex"]
 
 
 class Written:
@@ -173,6 +231,7 @@ class Written:
         self.rows = pl.read_parquet(run / "phenotypes/label_rows.parquet")["encounter_id"].to_list()
         self.columns = pl.read_parquet(run / "phenotypes/label_columns.parquet")["phenotype"].to_list()
         self.unmapped = pl.read_parquet(run / "phenotypes/unmapped.parquet")
+        self.rules = LabelRules.read(run)
         self.summary = summary
 
 
@@ -182,12 +241,16 @@ def label_once(folders, vocabulary, diagnoses, encounters, sex, window, options)
     from phewas.schema import Diagnoses, Encounters, Patients
 
     run = folders.mktemp("run")
+    frame = Encounters.build(encounters)
+    if "src_follow_up_end" in encounters[0]:
+        own = [visit["src_follow_up_end"] for visit in encounters]
+        frame = frame.with_columns(pl.Series("src_follow_up_end", own, dtype=pl.Date))
     summary = label(
         diagnoses=Diagnoses.build(diagnoses),
-        encounters=Encounters.build(encounters),
+        encounters=frame,
         patients=Patients.build({"patient_id": name, "sex": value} for name, value in sex.items()),
         vocabulary=vocabulary,
-        config=PhenotypeConfig(label_window=window, control_exclusions=options["control_exclusions"]),
+        config=PhenotypeConfig(label_window=window, **{k: v for k, v in options.items() if k != "min_code_days"}),
         min_code_days=options["min_code_days"],
         run=run,
     )
@@ -222,19 +285,37 @@ def mimic():
 
 @pytest.mark.parametrize("dated", [True, False])
 @pytest.mark.parametrize(
-    ("window", "min_code_days"), [("through_visit", 1), ("through_visit", 2), ("history", 1), ("any", 2)]
+    ("window", "min_code_days"),
+    [("through_visit", 1), ("through_visit", 2), ("history", 1), ("any", 2), ("future", 1), ("future", 2)],
 )
 def test_mimic_demo(tmp_path_factory, published, phecode, mimic, window, min_code_days, dated):
     diagnoses, encounters, sex = mimic
     if not dated:
         diagnoses = [row | {"recorded": None} for row in diagnoses]
     options = {"min_code_days": min_code_days, "control_exclusions": True}
+    if window == "future":
+        options |= {"horizon_days": 700, "follow_up_until": date(2180, 1, 1)}
     made = label_once(tmp_path_factory, phecode, diagnoses, encounters, sex, window, options)
+    check_counts(made)
     expected = slow_labels(published, diagnoses, encounters, sex, window=window, **options)
     assert as_dictionary(made) == expected
     counts = Counter(expected.values())
     assert made.summary["cells"]["case"] == counts[1]
     assert made.summary["cells"]["excluded"] == counts[-1]
+
+
+def test_mimic_demo_cases_are_those_of_phetk(tmp_path_factory, phecode, mimic):
+    """PheTK 0.3.6 (`count_phecode`, version 1.2) on the same rows: 2,380 pairs of patient and phecode, by hash."""
+    diagnoses, encounters, sex = mimic
+    options = {"min_code_days": 1, "control_exclusions": False, "sex_rule": False}
+    made = label_once(tmp_path_factory, phecode, diagnoses, encounters, sex, "any", options)
+    owner = {visit["encounter_id"]: visit["patient_id"] for visit in encounters}
+    rows, columns = np.nonzero(made.labels == 1)
+    pairs = {(owner[made.rows[i]], made.columns[j]) for i, j in zip(rows.tolist(), columns.tolist(), strict=True)}
+    assert len(pairs) == 2380
+    text = "\n".join(f"{patient} {phenotype}" for patient, phenotype in sorted(pairs))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    assert digest == "f2ff564e73cdfa7c23feead45b6c3adbc94582014645d90db0953f631c31e544"
 
 
 def test_mimic_demo_coverage(tmp_path_factory, phecode, mimic):

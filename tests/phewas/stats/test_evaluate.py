@@ -182,7 +182,8 @@ def test_same_bytes_again_and_whatever_the_order_of_predictions(tmp_path):
     run = write_run(tmp_path)
     go(run)
     files = sorted((run / "results").iterdir())
-    assert [file.name for file in files] == ["chapters.parquet", "overview.parquet", "phenotypes.parquet"]
+    names = ["chapters.parquet", "overview.parquet", "phenotypes.parquet", "shift.parquet", "table1.parquet"]
+    assert [file.name for file in files] == names
     before = [file.read_bytes() for file in files]
     rows, logits = PredictionRows.read(run), np.load(run / LOGITS_PATH)
     order = np.random.default_rng(0).permutation(len(rows))

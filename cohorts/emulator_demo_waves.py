@@ -1,4 +1,4 @@
-"""The waveform tree of the emulated cohort: pulses that carry the planted effects, and the faults of real downloads."""
+"""The waveform tree of the demo's cohort: pulses that carry the planted effects, and the faults of real downloads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from phewas.cohorts.emulator_people import Person, Visit
+from phewas.cohorts.emulator_demo_people import Person, Visit
 from phewas.cohorts.pulse import Traits, Wave, breathing, ecg, encode, pulse, storage_for, write_record
 from phewas.seeds import generator
 

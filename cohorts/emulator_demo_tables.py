@@ -1,4 +1,4 @@
-"""The tables of the emulated cohort, column by column as the data dictionary of MC-MED has them."""
+"""The tables of the demo's emulated cohort, column by column as the data dictionary of MC-MED has them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from phewas.cohorts.emulator_people import Person, Visit
-from phewas.cohorts.emulator_waves import Summary
+from phewas.cohorts.emulator_demo_people import Person, Visit
+from phewas.cohorts.emulator_demo_waves import Summary
+from phewas.cohorts.emulator_headers import PMH_COLUMNS, SUMMARY_COLUMNS, VISIT_COLUMNS
 from phewas.cohorts.planted import COMPLAINTS, MALFORMED, PLANTED
 from phewas.rundir import atomic, write_text
 from phewas.seeds import generator
 
-VISIT_COLUMNS = (
-    "MRN", "CSN", "Visit_no", "Visits", "Age", "Gender", "Race", "Ethnicity", "Means_of_arrival", "Triage_Temp",
-    "Triage_HR", "Triage_RR", "Triage_SpO2", "Triage_SBP", "Triage_DBP", "Triage_acuity", "CC", "ED_dispo",
-    "Hours_to_next_visit",
-    "Dispo_class_next_visit", "ED_LOS", "Hosp_LOS", "DC_dispo", "Payor_class", "Admit_service", "Dx_ICD9", "Dx_ICD10",
-    "Dx_name", "Arrival_time", "Roomed_time", "Dispo_time", "Admit_time", "Departure_time",
-)  # fmt: skip
-PMH_COLUMNS = ("MRN", "Noted_date", "CodeType", "Code", "Desc10", "CCS", "DescCCS")
-SUMMARY_COLUMNS = ("CSN", "Type", "Segments", "Duration")
 ACUITY = ("1-Resuscitation", "2-Emergent", "3-Urgent", "4-Semi-Urgent", "5-Non-Urgent", "")
 ACUITY_SHARES = np.array([0.011, 0.266, 0.669, 0.042, 0.002, 0.010])
 DISPO = ("Discharge", "Inpatient", "Observation", "ICU")

@@ -1,4 +1,4 @@
-"""The people of the emulated cohort: who they are, what they have and when they come.
+"""The people of the demo's emulated cohort: who they are, what they have and when they come.
 
 Every value derives from the seed and a patient's or visit's number by hashing, so that a larger cohort begins with the
 same patients as a smaller one.
