@@ -9,6 +9,7 @@ import polars as pl
 
 from phewas.reports import flow, html, training
 from phewas.reports.figures import pdf, png
+from phewas.reports.labels import label_rules
 from phewas.reports.manhattan import caption, manhattan
 from phewas.reports.meta import ReportMeta, flat, methods
 from phewas.reports.tables import estimate_text, interval_text, protect, shareable, shown, write_phenotypes
@@ -93,6 +94,7 @@ def build(run: Path, *, meta: ReportMeta, small_cell: int) -> Path:
             ("intervals", "ci_method"), ("tests", "p_test"))},
             compared=protected.get_column("delta_auc").count() > 0),
         settings=list(flat(meta.settings)),
+        **label_rules(run, small_cell=small_cell),
         small_cell=small_cell,
         segments=segments,
     )

@@ -104,12 +104,17 @@ def methods(
     text = []
     if vocabularies:
         text.append(f"Diagnosis codes were mapped to {_and(vocabularies)}.")
-    text += [f"Labels count {WINDOWS.get(window, f'diagnoses in the window “{window}”')}." for window in windows]
+    for window in windows:
+        words = WINDOWS.get(window, f"diagnoses in the window “{window}”")
+        if window == "future" and labels.get("horizon_days"):
+            words = (f"diagnoses first recorded within {labels['horizon_days']} days after the encounter; patients who "
+                     "had the phenotype by then are left out, and controls are followed up that long")
+        text.append(f"Labels count {words}.")
     if (days := labels.get("min_code_days")) is not None:
         text.append(f"A case needs codes on at least {days} distinct day{'' if days == 1 else 's'}.")
     if labels.get("control_exclusions"):
         text.append("Patients with a code of a related phenotype are neither case nor control.")
-    if labels:
+    if labels and labels.get("sex_rule", True):
         text.append("Sex-specific phenotypes are assessed in that sex only.")
     if (n := segments.get("n_segments")) is not None:
         length = f" of {segments['window_s']:g} s" if segments.get("window_s") is not None else ""

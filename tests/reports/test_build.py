@@ -199,3 +199,22 @@ def test_faults_are_told_in_words(phenome, make_run, about):
     (run / "cohort" / "disjointness.json").unlink()
     with pytest.raises(SchemaError, match="missing"):
         build(run, meta=about, small_cell=11)
+
+
+def test_the_costs_of_the_label_rules_are_shown_and_small_ones_hidden(tmp_path):
+    from phewas.reports.labels import label_rules
+
+    rules = [
+        {"rule": "days", "option": "min_code_days", "value": 2, "n": 1234, "lost": "cases"},
+        {"rule": "sex", "option": "sex_rule", "value": True, "n": 4, "lost": "cells"},
+    ]
+    (tmp_path / "phenotypes").mkdir()
+    (tmp_path / "phenotypes" / "summary.json").write_text(json.dumps({"rules": rules, "notes": ["3 without a date"]}))
+    hidden = label_rules(tmp_path, small_cell=11)
+    assert [row["n"] for row in hidden["rules"]] == ["≈1,230", "<11"]
+    assert hidden["label_notes"] == []
+    open_to_all = label_rules(tmp_path, small_cell=0)
+    assert [row["n"] for row in open_to_all["rules"]] == ["1,234", "4"]
+    assert open_to_all["rules"][1]["setting"] == "sex_rule = on"
+    assert open_to_all["label_notes"] == ["3 without a date"]
+    assert label_rules(tmp_path / "none", small_cell=11) == {"rules": [], "label_notes": []}
