@@ -9,7 +9,7 @@ from typing import Any
 
 from phewas.cohorts.base import CohortCard, load_card
 from phewas.cohorts.emulator import MARKER, emulate
-from phewas.cohorts.emulator_demo_people import people
+from phewas.cohorts.emulator.demo_people import people
 from phewas.cohorts.mcmed import Mcmed
 from phewas.rundir import write_json
 

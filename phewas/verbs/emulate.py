@@ -73,8 +73,8 @@ def emulate(
     """  # fmt: skip
     import dataclasses
 
-    from phewas.cohorts.emulator_mcmed import emulate_mcmed, size_bytes
-    from phewas.cohorts.emulator_options import TRAPS, options
+    from phewas.cohorts.emulator.mcmed import emulate_mcmed, size_bytes
+    from phewas.cohorts.emulator.options import TRAPS, options
 
     made = options(preset.value, settings=settings or (), patients=patients, waveforms=waveforms)
     if show:

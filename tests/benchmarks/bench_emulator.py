@@ -16,8 +16,8 @@ from pathlib import Path
 WRITE = """
 import sys
 from pathlib import Path
-from phewas.cohorts.emulator_mcmed import emulate_mcmed
-from phewas.cohorts.emulator_options import options
+from phewas.cohorts.emulator.mcmed import emulate_mcmed
+from phewas.cohorts.emulator.options import options
 if __name__ == "__main__":
     patients = int(sys.argv[3]) or None
     done = emulate_mcmed(Path(sys.argv[1]), options=options(sys.argv[2], patients=patients), seed=0)

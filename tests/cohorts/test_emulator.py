@@ -16,11 +16,11 @@ from sklearn.metrics import roc_auc_score
 from phewas.cohorts import get
 from phewas.cohorts.demo import Demo
 from phewas.cohorts.emulator import emulate
-from phewas.cohorts.emulator_demo_people import people
-from phewas.cohorts.emulator_demo_tables import VISIT_COLUMNS
-from phewas.cohorts.emulator_demo_waves import FOLDER_FAULTS, RECORD_FAULTS, traits_of
-from phewas.cohorts.planted import PLANTED
-from phewas.cohorts.pulse import FULL_SCALE, Storage, encode, storage_for, write_record
+from phewas.cohorts.emulator.demo_people import people
+from phewas.cohorts.emulator.demo_tables import VISIT_COLUMNS
+from phewas.cohorts.emulator.demo_waves import FOLDER_FAULTS, RECORD_FAULTS, traits_of
+from phewas.cohorts.emulator.planted import PLANTED
+from phewas.cohorts.emulator.pulse import FULL_SCALE, Storage, encode, storage_for, write_record
 from phewas.errors import CohortError
 from phewas.mappings.icd import undotted_one
 

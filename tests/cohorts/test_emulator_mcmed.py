@@ -23,17 +23,17 @@ from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 from phewas.cli import app
-from phewas.cohorts.emulator_codes import code_pool
-from phewas.cohorts.emulator_draws import Draws, runs
-from phewas.cohorts.emulator_history import history_rows
-from phewas.cohorts.emulator_hospital import SEXES, Block, Hospital
-from phewas.cohorts.emulator_mcmed import Emulated, emulate_mcmed, size_bytes
-from phewas.cohorts.emulator_options import PRESETS, TRAPS, options
-from phewas.cohorts.emulator_signal import LATENTS, Heart, traits_of
-from phewas.cohorts.emulator_text import append
-from phewas.cohorts.emulator_traces import RATES_HZ, plan_visit, write_block
-from phewas.cohorts.emulator_visits import visit_rows
-from phewas.cohorts.planted import PLANTED_HOSPITAL
+from phewas.cohorts.emulator.codes import code_pool
+from phewas.cohorts.emulator.draws import Draws, runs
+from phewas.cohorts.emulator.history import history_rows
+from phewas.cohorts.emulator.hospital import SEXES, Block, Hospital
+from phewas.cohorts.emulator.mcmed import Emulated, emulate_mcmed, size_bytes
+from phewas.cohorts.emulator.options import PRESETS, TRAPS, options
+from phewas.cohorts.emulator.planted import PLANTED_HOSPITAL
+from phewas.cohorts.emulator.signal import LATENTS, Heart, traits_of
+from phewas.cohorts.emulator.text import append
+from phewas.cohorts.emulator.traces import RATES_HZ, plan_visit, write_block
+from phewas.cohorts.emulator.visits import visit_rows
 from phewas.errors import CohortError, ConfigError
 from phewas.mappings.icd import undotted_one
 
@@ -388,7 +388,7 @@ def test_same_seed_same_bytes_for_any_block_and_worker(rough: Emulated, tmp_path
 
 
 def test_workers_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phewas.cohorts.emulator_mcmed.SHARD_PATIENTS", 3)
+    monkeypatch.setattr("phewas.cohorts.emulator.mcmed.SHARD_PATIENTS", 3)
     made = options("tiny", patients=27, numerics=False)
     one = emulate_mcmed(tmp_path / "a" / "x", options=made, seed=1, workers=1)
     two = emulate_mcmed(tmp_path / "b" / "x", options=made, seed=1, workers=2)
@@ -622,7 +622,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     def broken(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setitem(__import__("phewas.cohorts.emulator_mcmed", fromlist=["x"]).TABLES, "rads", broken)
+    monkeypatch.setitem(__import__("phewas.cohorts.emulator.mcmed", fromlist=["x"]).TABLES, "rads", broken)
     with pytest.raises(OSError, match="No space"):
         emulate_mcmed(tmp_path / "x", options=options("tiny", patients=2))
     assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from phewas.cohorts.planted import PLANTED
+from phewas.cohorts.emulator.planted import PLANTED
 from phewas.schema import PhenotypeResults
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from phewas.cohorts.emulator_codes import code_pool
-from phewas.cohorts.emulator_draws import Ints
-from phewas.cohorts.emulator_headers import VISIT_COLUMNS
-from phewas.cohorts.emulator_hospital import MALE, SEXES, Block, Hospital
-from phewas.cohorts.emulator_text import blank, instead, number, stamps, take
-from phewas.cohorts.planted import COMPLAINTS
+from phewas.cohorts.emulator.codes import code_pool
+from phewas.cohorts.emulator.draws import Ints
+from phewas.cohorts.emulator.headers import VISIT_COLUMNS
+from phewas.cohorts.emulator.hospital import MALE, SEXES, Block, Hospital
+from phewas.cohorts.emulator.planted import COMPLAINTS
+from phewas.cohorts.emulator.text import blank, instead, number, stamps, take
 
 # Shares among the named: the first three as published, the others [A] within the published rest.
 RACES = {

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from phewas.cohorts.emulator_hospital import Block, Hospital
-from phewas.cohorts.emulator_options import Options
-from phewas.cohorts.emulator_signal import LATENTS, Heart, traits_of
-from phewas.cohorts.planted import PLANTED_HOSPITAL
-from phewas.cohorts.pulse import Wave, storage_for, write_record
+from phewas.cohorts.emulator.hospital import Block, Hospital
+from phewas.cohorts.emulator.options import Options
+from phewas.cohorts.emulator.planted import PLANTED_HOSPITAL
+from phewas.cohorts.emulator.pulse import Wave, storage_for, write_record
+from phewas.cohorts.emulator.signal import LATENTS, Heart, traits_of
 from phewas.seeds import generator
 
 RATES_HZ = {"II": 500.0, "Pleth": 125.0, "Resp": 62.5}

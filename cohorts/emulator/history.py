@@ -6,11 +6,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from phewas.cohorts.emulator_codes import code_pool
-from phewas.cohorts.emulator_draws import Ints, runs
-from phewas.cohorts.emulator_headers import MED_COLUMNS, PMH_COLUMNS
-from phewas.cohorts.emulator_hospital import MALE, Block, Hospital
-from phewas.cohorts.emulator_text import CUT, Flags, blank, instead, midnights, take
+from phewas.cohorts.emulator.codes import code_pool
+from phewas.cohorts.emulator.draws import Ints, runs
+from phewas.cohorts.emulator.headers import MED_COLUMNS, PMH_COLUMNS
+from phewas.cohorts.emulator.hospital import MALE, Block, Hospital
+from phewas.cohorts.emulator.text import CUT, Flags, blank, instead, midnights, take
 
 UNKNOWN_MRN = "11111111"  # outside the range of the identifiers
 KINDS = ("dot", "lower", "trailing", "x_kept", "x_lost", "category", "not_billable", "pcs", "cpt", "no_code",

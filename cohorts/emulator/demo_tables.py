@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from phewas.cohorts.emulator_demo_people import Person, Visit
-from phewas.cohorts.emulator_demo_waves import Summary
-from phewas.cohorts.emulator_headers import PMH_COLUMNS, SUMMARY_COLUMNS, VISIT_COLUMNS
-from phewas.cohorts.planted import COMPLAINTS, MALFORMED, PLANTED
+from phewas.cohorts.emulator.demo_people import Person, Visit
+from phewas.cohorts.emulator.demo_waves import Summary
+from phewas.cohorts.emulator.headers import PMH_COLUMNS, SUMMARY_COLUMNS, VISIT_COLUMNS
+from phewas.cohorts.emulator.planted import COMPLAINTS, MALFORMED, PLANTED
 from phewas.rundir import atomic, write_text
 from phewas.seeds import generator
 

@@ -1,6 +1,6 @@
 """Patients and visits of the emulated hospital, block by block, as columns.
 
-Every column is a hash of the seed and of the patient's and visit's number (`phewas.cohorts.emulator_draws`): the first
+Every column is a hash of the seed and of the patient's and visit's number (`phewas.cohorts.emulator.draws`): the first
 patients are the same in a hospital of any size, and blocks of any size give the same patients.
 """
 
@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 from scipy.stats import nbinom
 
-from phewas.cohorts.emulator_draws import Draws, Floats, Ints, runs
-from phewas.cohorts.emulator_options import Options
-from phewas.cohorts.planted import PLANTED_HOSPITAL, Planted
+from phewas.cohorts.emulator.draws import Draws, Floats, Ints, runs
+from phewas.cohorts.emulator.options import Options
+from phewas.cohorts.emulator.planted import PLANTED_HOSPITAL, Planted
 from phewas.seeds import generator
 
 LOWEST_ID, HIGHEST_ID = 98_870_000, 99_999_999

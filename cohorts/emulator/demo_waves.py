@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from phewas.cohorts.emulator_demo_people import Person, Visit
-from phewas.cohorts.pulse import Traits, Wave, breathing, ecg, encode, pulse, storage_for, write_record
+from phewas.cohorts.emulator.demo_people import Person, Visit
+from phewas.cohorts.emulator.pulse import Traits, Wave, breathing, ecg, encode, pulse, storage_for, write_record
 from phewas.seeds import generator
 
 PLETH_HZ, ECG_HZ, RESP_HZ = 125.0, 500.0, 62.5

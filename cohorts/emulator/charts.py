@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from phewas.cohorts.emulator_draws import Ints, runs
-from phewas.cohorts.emulator_headers import LAB_COLUMNS, NUMERIC_COLUMNS, ORDER_COLUMNS, RAD_COLUMNS
-from phewas.cohorts.emulator_hospital import Block, Hospital
-from phewas.cohorts.emulator_text import blank, instead, number, stamps, take
+from phewas.cohorts.emulator.draws import Ints, runs
+from phewas.cohorts.emulator.headers import LAB_COLUMNS, NUMERIC_COLUMNS, ORDER_COLUMNS, RAD_COLUMNS
+from phewas.cohorts.emulator.hospital import Block, Hospital
+from phewas.cohorts.emulator.text import blank, instead, number, stamps, take
 
 ORDERS = (
     ("Lab", "CBC with Differential"), ("Lab", "Metabolic Panel, Comprehensive"), ("Imaging", "XR CHEST 1 VIEW"),

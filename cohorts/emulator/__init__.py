@@ -1,6 +1,6 @@
 """The demo's emulated emergency department in the layout of MC-MED: small, with common effects and every fault.
 
-A hospital of any size, with shares close to the published ones, is made by `phewas.cohorts.emulator_mcmed`. This one
+A hospital of any size, with shares close to the published ones, is made by `phewas.cohorts.emulator.mcmed`. This one
 keeps its own path, because the demo's numbers hold for its very bytes.
 
 Nothing inside the tree says that it is emulated; ``emulated.json`` beside it does, and holds the truth.
@@ -11,10 +11,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from phewas.cohorts.emulator_demo_people import Person, people
-from phewas.cohorts.emulator_demo_tables import write_tables
-from phewas.cohorts.emulator_demo_waves import write_waveforms
-from phewas.cohorts.planted import PLANTED
+from phewas.cohorts.emulator.demo_people import Person, people
+from phewas.cohorts.emulator.demo_tables import write_tables
+from phewas.cohorts.emulator.demo_waves import write_waveforms
+from phewas.cohorts.emulator.planted import PLANTED
 from phewas.errors import CohortError
 from phewas.rundir import write_json
 

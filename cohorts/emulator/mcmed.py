@@ -18,15 +18,15 @@ import numpy as np
 import polars as pl
 
 from phewas import engine
-from phewas.cohorts.emulator_charts import lab_rows, numeric_rows, order_rows, radiology_rows
-from phewas.cohorts.emulator_headers import SUMMARY_COLUMNS
-from phewas.cohorts.emulator_history import history_rows, medication_rows
-from phewas.cohorts.emulator_hospital import OPENS_DAY, Block, Hospital
-from phewas.cohorts.emulator_options import Options
-from phewas.cohorts.emulator_text import append
-from phewas.cohorts.emulator_traces import RATES_HZ, write_block
-from phewas.cohorts.emulator_visits import visit_rows
-from phewas.cohorts.planted import PLANTED_HOSPITAL
+from phewas.cohorts.emulator.charts import lab_rows, numeric_rows, order_rows, radiology_rows
+from phewas.cohorts.emulator.headers import SUMMARY_COLUMNS
+from phewas.cohorts.emulator.history import history_rows, medication_rows
+from phewas.cohorts.emulator.hospital import OPENS_DAY, Block, Hospital
+from phewas.cohorts.emulator.options import Options
+from phewas.cohorts.emulator.planted import PLANTED_HOSPITAL
+from phewas.cohorts.emulator.text import append
+from phewas.cohorts.emulator.traces import RATES_HZ, write_block
+from phewas.cohorts.emulator.visits import visit_rows
 from phewas.errors import CohortError
 from phewas.progress import progress
 from phewas.rundir import atomic, write_json
@@ -79,7 +79,7 @@ def emulate_mcmed(
     root
         Folder to write; it must not exist, or be empty. It appears under this name only when it is complete.
     options
-        Size, shares and traps; `phewas.cohorts.emulator_options.options` makes them from a preset.
+        Size, shares and traps; `phewas.cohorts.emulator.options.options` makes them from a preset.
     seed
         The same seed and options give the same bytes, for any number of workers and any size of block. The first
         patients do not depend on how many there are.

@@ -9,9 +9,9 @@ from importlib import resources
 import numpy as np
 import polars as pl
 
-from phewas.cohorts.emulator_draws import Draws, Floats, Ints
-from phewas.cohorts.emulator_text import Flags
-from phewas.cohorts.planted import PLANTED_HOSPITAL
+from phewas.cohorts.emulator.draws import Draws, Floats, Ints
+from phewas.cohorts.emulator.planted import PLANTED_HOSPITAL
+from phewas.cohorts.emulator.text import Flags
 from phewas.mappings.icd import normalise
 
 CODES_PER_PHENOTYPE = 12

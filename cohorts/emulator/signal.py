@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from phewas.cohorts.pulse import Traits, Wave
+from phewas.cohorts.emulator.pulse import Traits, Wave
 
 Latent = dict[str, float]
 LATENTS = ("rate", "rise", "notch", "breath", "breath_rate", "rr", "amplitude", "noise")

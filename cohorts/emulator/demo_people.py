@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from phewas.cohorts.planted import COMPLAINTS, PLANTED, Planted
+from phewas.cohorts.emulator.planted import COMPLAINTS, PLANTED, Planted
 from phewas.seeds import generator
 
 LOWEST_ID, HIGHEST_ID = 98_870_000, 99_999_999  # patients and visits share one range, as in the original

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from phewas.cohorts.emulator_draws import Floats, Ints
+from phewas.cohorts.emulator.draws import Floats, Ints
 
 Flags = NDArray[np.bool_]
 
