@@ -12,6 +12,7 @@ from phewas.reports.figures import pdf, png
 from phewas.reports.labels import label_rules
 from phewas.reports.manhattan import caption, manhattan
 from phewas.reports.meta import ReportMeta, flat, methods
+from phewas.reports.shift import shift_rows, shift_warnings
 from phewas.reports.tables import estimate_text, interval_text, protect, shareable, shown, write_phenotypes
 from phewas.rundir import atomic, write_text
 from phewas.schema import (
@@ -74,10 +75,12 @@ def build(run: Path, *, meta: ReportMeta, small_cell: int) -> Path:
     colours = html.chapter_colours(results)
     chapters, vocabulary = ChapterResults.read(run), Phenotypes.read(run)
     tested = html.tested_rows(protected, small_cell=small_cell, colours=colours)
+    compared = shift_rows(run, small_cell=small_cell)
     page = html.render(
         meta=meta,
         **parts,
-        warnings=_warnings(meta, protected, parts["disjointness"], segments=segments),
+        warnings=_warnings(meta, protected, parts["disjointness"], segments=segments) + shift_warnings(compared),
+        shift=compared,
         tiles=_tiles(chapters, parts["sides"]),
         overview=html.overview_rows(Overview.read(run), small_cell=small_cell, rounded=parts["rounded"]),
         manhattan=html.data_uri(png(figure, dpi=SCREEN_DPI)),
