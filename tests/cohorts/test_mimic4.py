@@ -57,7 +57,7 @@ def test_waves_and_ecgs_are_two_cohorts() -> None:
     assert get("mimic4").card.index_channel == "PPG"
     assert get("mimic4ecg").card.index_channel == "ECG_II"
     # Half of the patients of MIMIC-IV are in MIMIC-III too.
-    assert get("mimic4").card.pretraining_name == "MIMIC-III"
+    assert get("mimic4").card.pretraining_name == "MIMIC-IV, MIMIC-III"
 
 
 def test_a_stay_without_times_is_refused(tmp_path: Path) -> None:
