@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from phewas import cohorts, settings
 from phewas.config import RunConfig
@@ -170,6 +170,7 @@ def plan(config: RunConfig, *, out: Path | None, command: str, weights_needed: b
     heldout.parse_rule(config.heldout or source.card.heldout)
     vocabulary.resolve(config.phenotypes.vocabulary)
     root = settings.data_root(config) if source.card.needs_data else None
+    source = _described(source, root)
     weights = settings.weights_of(config, spec.name)
     _complain_about_missing(config, source, spec, root, weights if weights_needed else weights or "random")
     if spec.contract.channels[0] != source.card.index_channel:
@@ -192,6 +193,15 @@ def plan(config: RunConfig, *, out: Path | None, command: str, weights_needed: b
                 f"{spec.sha256[:12]}...: fine for your own training, otherwise obtain the file again."
             )
     return made
+
+
+def _described(source: Source, root: Path | None) -> Source:
+    """Return the source with the card that its data folder gives it, where a source is described by its folder."""
+    card_for = getattr(source, "card_for", None)
+    if card_for is None or root is None or not root.is_dir():
+        return source
+    described: Source = replace(cast("Any", source), card=card_for(root))
+    return described
 
 
 def _complain_about_missing(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -79,7 +79,7 @@ def _damaged(path: Path) -> WeightsError:
 def _read_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         # The library raises this both for refused objects and for bytes that are no pickle at all.
         if "Unsupported" in str(error) or "GLOBAL" in str(error) or "not an allowed global" in str(error):
             raise WeightsError(

@@ -1,0 +1,50 @@
+"""What a run is made of before it starts: cards that a data folder describes, defaults, missing parts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from phewas import settings
+from phewas.errors import ConfigError
+from phewas.plan import plan
+
+TABLES = Path(__file__).resolve().parents[1] / "golden" / "tables" / "input"
+
+
+@pytest.fixture
+def root(tmp_path):
+    shutil.copytree(TABLES, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def planned(root: Path, **options):
+    config = settings.resolve({"cohort": "tables", "data": root, "encoder": "net1d-small"} | options, None)
+    return plan(config, out=root.parent / "run", command="phewas run")
+
+
+def test_a_cohort_described_by_its_folder_has_the_card_of_its_folder(root):
+    from phewas.cohorts import get
+
+    text = (root / "cohort.toml").read_text()
+    made = planned(root)
+    assert made.source.card == get("tables").card_for(root)
+    assert made.source.card.title in text
+    assert not (root.parent / "run").exists()
+
+
+def test_an_encoder_of_another_channel_is_refused_in_words(root):
+    text = (root / "cohort.toml").read_text()
+    (root / "cohort.toml").write_text(text.replace('channel = "PPG"', 'channel = "ECG_II"', 1))
+    with pytest.raises(ConfigError, match="takes PPG and the cohort tables is indexed by ECG_II"):
+        planned(root)
+
+
+def test_defaults_come_from_the_card_and_options_win(root):
+    made = planned(root)
+    assert made.heldout == made.source.card.heldout
+    assert made.fit == made.source.card.fit
+    assert planned(root, heldout="random:0.5", fit="probe").heldout == "random:0.5"
+    assert planned(root, heldout="random:0.5", fit="probe").fit == "probe"
