@@ -15,6 +15,9 @@ from typing import Any
 import polars as pl
 
 from phewas.errors import SchemaError, nearest
+from phewas.mappings import plaintext
+from phewas.mappings.encoding import DATE_CHARACTERS
+from phewas.mappings.plaintext import Numbered
 
 #: Spellings under which each column is looked for, lower case, without blanks and underscores; the first one wins.
 SPELLINGS: dict[str, tuple[str, ...]] = {
@@ -194,6 +197,28 @@ def as_text(frame: pl.LazyFrame, columns: Columns) -> pl.LazyFrame:
     return frame.select([pl.when(~too_long).then(part).alias(part.meta.output_name()) for part in parts] + [
         too_long.alias("surplus")
     ])  # fmt: skip
+
+
+def plain(source: Path, columns: Columns, *, whole_dates: bool) -> Numbered | None:
+    """Return the columns of a plain text file in numbers; None where it is not plain (`phewas.mappings.plaintext`).
+
+    Parameters
+    ----------
+    source
+        A file that `scan` opens.
+    columns
+        From `find`.
+    whole_dates
+        Whether all of a date counts, not only its first ten characters.
+    """
+    separator = _SUFFIXES.get(source.suffix.lower())
+    if separator is None:
+        return None
+    names = [name for name in scan(source).collect_schema().names() if name != SURPLUS]
+    roles = {field.name: getattr(columns, field.name) for field in fields(Columns)}
+    places = {role: names.index(name) for role, name in roles.items() if name is not None}
+    heads = {} if whole_dates or "date" not in places else {"date": DATE_CHARACTERS}
+    return plaintext.read(source, separator=separator, width=len(names), roles=places, heads=heads)
 
 
 def in_memory(rows: pl.LazyFrame, source: Path) -> pl.LazyFrame:

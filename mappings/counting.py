@@ -9,6 +9,7 @@ Denny et al., Nat Biotechnol 2013;31:1102.
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from phewas.mappings import columns as naming
 from phewas.mappings import coverage, tally
 from phewas.mappings.columns import Columns
 from phewas.mappings.encoding import Encoded, encode
+from phewas.mappings.plaintext import Numbered
 from phewas.mappings.vocabulary import Vocabulary
 
 #: Files up to this size (bytes of text or of packed Parquet), and frames up to this many rows, are read into memory.
@@ -150,7 +152,7 @@ def map_codes(
         parts = list(work.blocks(labels=labels))
     made = [wide for _, wide in parts if wide is not None]
     return Mapped(
-        counts=pl.concat([counts for counts, _ in parts]) if parts else empty_counts(),
+        counts=pl.concat(pl.collect_all([counts for counts, _ in parts])) if parts else empty_counts(),
         labels=(pl.concat(made) if made else empty_labels(vocabulary)) if labels else None,
         phenotypes=work.phenotypes(),
         unmapped=work.unmapped(),
@@ -172,7 +174,13 @@ def empty_labels(vocabulary: Vocabulary) -> pl.DataFrame:
 
 
 def start(
-    rows: pl.LazyFrame, vocabulary: Vocabulary, options: Options, *, columns: Columns, scratch: Path | None
+    rows: pl.LazyFrame,
+    vocabulary: Vocabulary,
+    options: Options,
+    *,
+    columns: Columns,
+    scratch: Path | None,
+    plain: Numbered | None = None,
 ) -> Work:
     """Read a table and look its codes up; the counting itself is done block by block by `Work.blocks`."""
     if options.min_days is not None and options.min_days < 1:
@@ -183,7 +191,9 @@ def start(
             cure="name the column: --date COLUMN, or count without dates: --min-days 1",
         )
     try:
-        encoded = encode(rows, code_system=options.code_system, date_format=options.date_format, scratch=scratch)
+        encoded = encode(
+            rows, code_system=options.code_system, date_format=options.date_format, scratch=scratch, plain=plain
+        )
     except (pl.exceptions.PolarsError, OSError) as error:
         words = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SchemaError(f"the table cannot be read: {words}", expected="a whole CSV, TSV or Parquet file") from None
@@ -230,8 +240,11 @@ class Work:
         self.cases_lost_to_sex = self.patients_mapped = self.n_counts = 0
         self.labelled = False
 
-    def blocks(self, *, labels: bool) -> Iterator[tuple[pl.DataFrame, pl.DataFrame | None]]:
-        """Yield counts and labels (None where not asked for) of one block of patients after the other."""
+    def blocks(self, *, labels: bool) -> Iterator[tuple[pl.LazyFrame, pl.DataFrame | None]]:
+        """Yield counts and labels (None where not asked for) of one block of patients after the other.
+
+        The counts are lazy, so that they can be written without their texts ever standing in memory all at once.
+        """
         self.labelled = labels
         rules = self._rules()
         for low, high, patient, term, day in self.encoded.blocks():
@@ -246,12 +259,14 @@ class Work:
             names = self.encoded.patients.slice(low, high - low)
             counts = pl.DataFrame(
                 {
-                    "patient_id": names.gather(pairs.patient),
-                    "phenotype": self.names.gather(pairs.phenotype),
+                    "patient_id": pairs.patient,
+                    "phenotype": pairs.phenotype,
                     "distinct_days": pairs.days,
-                    "first_date": pl.Series(pairs.first, dtype=pl.Int32),
+                    "first_date": pairs.first,
                 }
-            ).with_columns(pl.when(pl.col("first_date") != tally.UNDATED).then("first_date").cast(pl.Date))
+            ).lazy()
+            named = functools.partial(_named, patients=names, phenotypes=self.names)
+            counts = counts.map_batches(named, streamable=True, schema=empty_counts().schema)
             yield counts, self._labels(names, low, high, pairs, patient, term, rules) if labels else None
 
     def _rules(self) -> tally.Rules:
@@ -308,6 +323,17 @@ class Work:
         from phewas.mappings.mapsummary import summarise
 
         return summarise(self)
+
+
+def _named(numbers: pl.DataFrame, *, patients: pl.Series, phenotypes: pl.Series) -> pl.DataFrame:
+    """Return counts with the names of patients and phenotypes in the place of their numbers."""
+    first = pl.when(pl.col("first_date") != tally.UNDATED).then("first_date").cast(pl.Date)
+    return numbers.select(
+        patients.gather(numbers["patient_id"]).alias("patient_id"),
+        phenotypes.gather(numbers["phenotype"]).alias("phenotype"),
+        "distinct_days",
+        first.alias("first_date"),
+    )
 
 
 def _lists(pairs: pl.DataFrame, n_terms: int) -> tally.Lists:

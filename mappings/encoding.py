@@ -1,13 +1,14 @@
 """Rows of text become rows of integers: patient, term, day.
 
 Each distinct text is judged once (a hospital uses some ten thousand codes, dates and labels in millions of rows), and
-the rows only keep its number. A table that fits into memory stays there; a larger one is read as a stream twice, once
-for its distinct texts and once for its numbers, which go to a temporary file of a few bytes a row.
+the rows only keep its number. A plain file that fits into memory comes in numbers already
+(`phewas.mappings.plaintext`); any other table that fits stays there; a larger one is read as a stream twice, once for
+its distinct texts and once for its numbers, which go to a temporary file of a few bytes a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -18,12 +19,15 @@ import polars as pl
 
 from phewas.errors import ConfigError, SchemaError, nearest
 from phewas.mappings import icd
+from phewas.mappings.plaintext import Numbered
 from phewas.mappings.tally import UNDATED, Ints
 
 #: Rows read, and rows counted, at a time where the numbers lie in a file.
 ROWS_AT_A_TIME = 4_000_000
 SEPARATORS = r"[,;|\r\n]"
 BY_DATE = "by_date"
+#: Leading characters of a text that are its day, where no format is given.
+DATE_CHARACTERS = 10
 
 _ISO = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[ T].*)?$"
 _SLASHES = r"^[0-9]{4}/[0-9]{2}/[0-9]{2}(?:[ T].*)?$"
@@ -73,7 +77,7 @@ class Encoded:
             high = max(low + 1, int(np.searchsorted(total, before + ROWS_AT_A_TIME, side="right")))
             first, end = np.searchsorted(self._maps.patient[:-1], [low, high])
             part = pl.scan_parquet(self._rows).filter(pl.col("patient").is_between(int(first), int(end) - 1))
-            patient, term, day = self._maps.numbers(part.collect(engine="streaming"))
+            patient, term, day = self._maps.numbers(_arrays(part.collect(engine="streaming")))
             yield low, high, patient - np.int32(low), term, day
             low = high
 
@@ -88,20 +92,21 @@ class _Maps:
     day: Ints | None
     by_date: bool
 
-    def numbers(self, frame: pl.DataFrame) -> tuple[Ints, Ints, Ints]:
+    def numbers(self, columns: dict[str, Ints]) -> tuple[Ints, Ints, Ints]:
         """Return patient, term and day of the rows whose patient is named."""
-        patient = self.patient[frame["patient"].to_numpy()]
-        if "date" not in frame.columns:
-            day = np.full(frame.height, UNDATED, np.int32)
+        patient: Ints = self.patient[columns["patient"]]
+        day: Ints
+        if "date" not in columns:
+            day = np.full(len(patient), UNDATED, np.int32)
         elif self.day is None:
-            day = frame["date"].to_numpy()
+            day = columns["date"]
         else:
-            day = self.day[frame["date"].to_numpy()]
-        term = frame["code"].to_numpy().astype(np.int32) * np.int32(len(icd.CODE_SYSTEMS))
+            day = self.day[columns["date"]]
+        term = columns["code"].astype(np.int32) * np.int32(len(icd.CODE_SYSTEMS))
         if self.by_date:
             term += np.where(day == UNDATED, 3, np.where(day < icd.ICD10CM_START.toordinal() - _EPOCH, 0, 1))
         elif self.system is not None:
-            term += self.system[frame["system"].to_numpy()]
+            term += self.system[columns["system"]]
         else:
             term += np.int32(self.constant)
         named = patient >= 0
@@ -112,7 +117,12 @@ _EPOCH = date(1970, 1, 1).toordinal()
 
 
 def encode(
-    rows: pl.LazyFrame, *, code_system: str | None, date_format: str | None = None, scratch: Path | None = None
+    rows: pl.LazyFrame,
+    *,
+    code_system: str | None,
+    date_format: str | None = None,
+    scratch: Path | None = None,
+    plain: Numbered | None = None,
 ) -> Encoded:
     """Return a table of codes in numbers.
 
@@ -127,6 +137,9 @@ def encode(
         Format of dates in text (``%m/%d/%Y``). None: year-month-day, with or without a time of day.
     scratch
         Folder for the temporary file of a table that must not be read into memory; None: `rows` is in memory.
+    plain
+        The same table in numbers (`phewas.mappings.plaintext.read`): `rows` is then looked at for its columns only.
+        No cell of it holds several codes (`several_codes`).
 
     Raises
     ------
@@ -138,37 +151,25 @@ def encode(
     names = rows.collect_schema().names()
     constant = _constant(code_system, names)
     by_date = code_system == BY_DATE
-    engine: Any = "in-memory" if scratch is None else "streaming"
+    text_dates = "date" in names and rows.collect_schema()["date"] == pl.String
+    if text_dates and not date_format:
+        rows = rows.with_columns(pl.col("date").str.head(DATE_CHARACTERS).alias("date"))
     texts = ["patient", "code"]
     texts += ["system"] if constant is None and not by_date else []
-    text_dates = "date" in names and rows.collect_schema()["date"] == pl.String
-    if text_dates:
-        day_part = pl.col("date") if date_format else pl.col("date").str.head(10)
-        rows = rows.with_columns(day_part.alias("date"))
-        texts += ["date"]
-    several = pl.col("code").str.contains(SEPARATORS)
-    # Cells of several codes show in the first rows or, rarely, only among the distinct codes.
-    split, n_several = bool(rows.select("code").head(10_000).select(several.any()).collect().item()), 0
-    if not split:
-        found = _distinct(rows, texts, engine)
-        split = bool(found[1].select(several.any()).item())
-    if split:
-        parts = rows.with_columns(icd.split_cell(pl.col("code")).alias("code"))
-        n_several = int(parts.select((pl.col("code").list.len() > 1).sum()).collect(engine=engine).item())
-        rows = parts.explode("code")
-        found = _distinct(rows, texts, engine)
-    distinct = {name: frame.to_series().sort() for name, frame in zip(texts, found, strict=False)}
-    raw = pl.DataFrame({"raw": distinct["patient"], "id": distinct["patient"].str.strip_chars()}).sort("id", "raw")
-    distinct["patient"] = raw["raw"]
-    patients = raw.filter(pl.col("id") != "")["id"].unique(maintain_order=True).rename("patient_id")
-    numbered = [
-        pl.col(name).cast(pl.Enum(values)).to_physical().cast(pl.UInt32).fill_null(len(values)).alias(name)
-        for name, values in distinct.items()
-    ]
-    if "date" in names and not text_dates:
-        numbered += [pl.col("date").cast(pl.Int32).fill_null(UNDATED)]
-    numbered += [pl.col("surplus")] if "surplus" in names else []
-    ranks = raw.with_columns(pl.col("id").rle_id().cast(pl.Int32) - int((raw["id"] == "").any()))["id"].to_numpy()
+    texts += ["date"] if text_dates else []
+    n_several = 0
+    sexes: pl.DataFrame | None
+    stored: tuple[Ints, Ints, Ints] | Path
+    columns: dict[str, Ints]
+    if plain is not None:
+        distinct = {name: plain.texts[name] for name in texts}
+        columns = {name: plain.numbers[name] for name in texts}
+        sexes = _plain_sexes(plain) if "sex" in names else None
+    else:
+        rows, distinct, sexes, n_several = _look_through(rows, texts, scratch)
+    ids = distinct["patient"].str.strip_chars()
+    patients = ids.filter(ids != "").unique().sort().rename("patient_id")
+    ranks = ids.cast(pl.Enum(patients), strict=False).to_physical().cast(pl.Int32).fill_null(-1).to_numpy()
     systems = distinct.get("system")
     read = [icd.read_system(label) for label in systems] if systems is not None else []
     maps = _Maps(
@@ -178,20 +179,21 @@ def encode(
         day=_days(distinct["date"], date_format) if text_dates else None,
         by_date=by_date,
     )
-    stored: tuple[Ints, Ints, Ints] | Path
-    if scratch is None:
-        numbers = rows.select(numbered).collect()
-        stored = maps.numbers(numbers)
-        pieces: Iterator[tuple[pl.DataFrame, tuple[Ints, Ints, Ints]]] = iter([(numbers, stored)])
+    if plain is None:
+        numbered = _numbered(rows, distinct, has_days="date" in names and not text_dates)
+        columns = _arrays(numbered.collect()) if scratch is None else {}
+    if scratch is None or plain is not None:
+        stored = maps.numbers(columns)
+        pieces: Iterator[tuple[dict[str, Ints], tuple[Ints, Ints, Ints]]] = iter([(columns, stored)])
     else:
         stored = scratch / "rows.parquet"
-        rows.select(numbered).sink_parquet(stored, compression="lz4", maintain_order=False)
-        pieces = ((part, maps.numbers(part)) for part in _parts(stored))
+        numbered.sink_parquet(stored, compression="lz4", maintain_order=False)
+        pieces = ((part, maps.numbers(part)) for part in map(_arrays, _parts(stored)))
     tallies = _tally(pieces, maps, distinct, n_patients=len(patients))
     counts = _counts(tallies, maps, distinct, n_several=n_several, dated="date" in names)
     if counts["rows_with_bad_date"] and counts["rows_with_bad_date"] + counts["rows_without_date"] == counts["rows"]:
         raise SchemaError(
-            f"none of the dates can be read; the first is {distinct['date'][-1]!r}",
+            f"none of the dates can be read; one is {distinct['date'].max()!r}",
             expected=date_format or "year-month-day, as in 2015-10-01",
             cure="give the format of the dates: --date-format '%m/%d/%Y'",
         )
@@ -205,14 +207,58 @@ def encode(
             "n_rows": pl.Series(tallies["term"][terms], dtype=pl.Int64),
         }
     )
-    listed = [*systems, "(blank)"] if systems is not None else []
-    labels = [
-        {"label": label, "vocabulary": system, "n_rows": int(n)}
-        for label, system, n in zip(listed, [*read, "unknown"], tallies.get("system", []), strict=True)
-        if n
-    ] if listed else []  # fmt: skip
-    sex = _sexes(found[-1], patients) if "sex" in names else None
+    labels = _listed(systems, read, tallies["system"]) if systems is not None else []
+    sex = None if sexes is None else _sexes(sexes, patients)
     return Encoded(patients, sex, table, counts, labels, "date" in names, maps, stored, tallies["patient"])
+
+
+def _listed(systems: pl.Series, read: Sequence[str], rows: Ints) -> list[dict[str, Any]]:
+    """Return the labels of code systems with what each was read as and its rows; those without any last."""
+    named = [*sorted(zip(systems, read, rows, strict=False)), ("(blank)", "unknown", rows[-1])]
+    return [{"label": label, "vocabulary": system, "n_rows": int(n)} for label, system, n in named if n]
+
+
+def several_codes(texts: pl.Series) -> bool:
+    """Return whether a cell of these distinct texts holds several codes."""
+    return bool(texts.str.contains(SEPARATORS).any())
+
+
+def _arrays(frame: pl.DataFrame) -> dict[str, Ints]:
+    return {name: frame[name].to_numpy() for name in frame.columns}
+
+
+def _look_through(
+    rows: pl.LazyFrame, texts: list[str], scratch: Path | None
+) -> tuple[pl.LazyFrame, dict[str, pl.Series], pl.DataFrame | None, int]:
+    """Return the rows with one code each, the sorted distinct texts, patients with sexes, cells of several codes."""
+    engine: Any = "in-memory" if scratch is None else "streaming"
+    several = pl.col("code").str.contains(SEPARATORS)
+    # Cells of several codes show in the first rows or, rarely, only among the distinct codes.
+    split, n_several = bool(rows.select("code").head(10_000).select(several.any()).collect().item()), 0
+    if not split:
+        found = _distinct(rows, texts, engine)
+        split = several_codes(found[1].to_series())
+    if split:
+        parts = rows.with_columns(icd.split_cell(pl.col("code")).alias("code"))
+        n_several = int(parts.select((pl.col("code").list.len() > 1).sum()).collect(engine=engine).item())
+        rows = parts.explode("code")
+        found = _distinct(rows, texts, engine)
+    distinct = {name: frame.to_series().sort() for name, frame in zip(texts, found, strict=False)}
+    # In the order of the trimmed identifiers, so that the rows of a block of patients lie between two numbers.
+    raw = pl.DataFrame({"raw": distinct["patient"], "id": distinct["patient"].str.strip_chars()})
+    distinct["patient"] = raw.sort("id", "raw")["raw"]
+    return rows, distinct, found[-1] if len(found) > len(texts) else None, n_several
+
+
+def _numbered(rows: pl.LazyFrame, distinct: dict[str, pl.Series], *, has_days: bool) -> pl.LazyFrame:
+    """Return the rows with the place of each text among the distinct ones; one more for a missing text."""
+    numbered = [
+        pl.col(name).cast(pl.Enum(values)).to_physical().cast(pl.UInt32).fill_null(len(values)).alias(name)
+        for name, values in distinct.items()
+    ]
+    numbered += [pl.col("date").cast(pl.Int32).fill_null(UNDATED)] if has_days else []
+    numbered += [pl.col("surplus")] if "surplus" in rows.collect_schema().names() else []
+    return rows.select(numbered)
 
 
 def _constant(code_system: str | None, names: list[str]) -> str | None:
@@ -246,7 +292,7 @@ def _days(texts: pl.Series, date_format: str | None) -> Ints:
     if date_format:
         day = text.str.to_date(date_format, strict=False)
     else:
-        head = text.str.head(10)
+        head = text.str.head(DATE_CHARACTERS)
         day = (
             pl.when(text.str.contains(_ISO)).then(head.str.to_date("%Y-%m-%d", strict=False))
             .when(text.str.contains(_SLASHES)).then(head.str.to_date("%Y/%m/%d", strict=False))
@@ -264,7 +310,7 @@ def _parts(stored: Path) -> Iterator[pl.DataFrame]:
 
 
 def _tally(
-    pieces: Iterator[tuple[pl.DataFrame, tuple[Ints, Ints, Ints]]],
+    pieces: Iterator[tuple[dict[str, Ints], tuple[Ints, Ints, Ints]]],
     maps: _Maps,
     distinct: dict[str, pl.Series],
     *,
@@ -274,19 +320,23 @@ def _tally(
     sizes = {"term": len(icd.CODE_SYSTEMS) * (len(distinct["code"]) + 1), "patient": n_patients}
     sizes |= {name: len(distinct[name]) + 1 for name in ("date", "system") if name in distinct}
     counts: dict[str, Ints] = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
-    counts["totals"] = np.zeros(4, np.int64)
+    counts["totals"], seen = np.zeros(4, np.int64), 0
     for part, (patient, term, _) in pieces:
         counts["term"] += np.bincount(term, minlength=sizes["term"])
         counts["patient"] += np.bincount(patient, minlength=sizes["patient"])
         for name in ("date", "system"):
             if name in distinct:
-                counts[name] += np.bincount(part[name].to_numpy(), minlength=sizes[name])
-        surplus = int(part["surplus"].sum()) if "surplus" in part.columns else 0
-        undated = 0
-        if "date" in part.columns:
-            days = part["date"].to_numpy()
-            undated = int(((days if maps.day is None else maps.day[days]) == UNDATED).sum())
-        counts["totals"] += [part.height, part.height - len(patient), surplus, undated]
+                counts[name] += np.bincount(part[name], minlength=sizes[name])
+        surplus = int(part["surplus"].sum()) if "surplus" in part else 0
+        if "date" not in part:
+            undated = 0
+        elif maps.day is None:
+            undated = int((part["date"] == UNDATED).sum())
+        else:
+            undated = int(counts["date"][maps.day == UNDATED].sum()) - seen
+            seen += undated
+        n_rows = len(part["code"])
+        counts["totals"] += [n_rows, n_rows - len(patient), surplus, undated]
     return counts
 
 
@@ -306,6 +356,14 @@ def _counts(
         "rows_without_date": undated - bad if dated else total,
         "cells_with_several_codes": n_several,
     }
+
+
+def _plain_sexes(plain: Numbered) -> pl.DataFrame:
+    """Return each patient with each of its sexes, as texts."""
+    who, sex, n = plain.numbers["patient"], plain.numbers["sex"], len(plain.texts["sex"])
+    pairs = np.unique((who.astype(np.int64) * n + sex)[(who < len(plain.texts["patient"])) & (sex < n)])
+    patient, sex = pairs // max(n, 1), pairs % max(n, 1)
+    return pl.DataFrame({"patient": plain.texts["patient"].gather(patient), "sex": plain.texts["sex"].gather(sex)})
 
 
 def _sexes(pairs: pl.DataFrame, patients: pl.Series) -> Any:

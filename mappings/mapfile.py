@@ -16,6 +16,7 @@ from phewas.mappings import columns as naming
 from phewas.mappings import mapsummary
 from phewas.mappings.columns import Columns
 from phewas.mappings.counting import SMALL_BYTES, Options, Work, empty_counts, empty_labels, start
+from phewas.mappings.encoding import several_codes
 from phewas.mappings.vocabulary import Vocabulary
 from phewas.rundir import atomic, write_json, write_text
 
@@ -94,6 +95,9 @@ def _start(
     packed = 6 if source.suffix.lower() in (".gz", ".zst") else 1
     if source.stat().st_size * packed > SMALL_BYTES[kind]:
         return start(rows, vocabulary, options, columns=named, scratch=scratch)
+    plain = naming.plain(source, named, whole_dates=options.date_format is not None)
+    if plain is not None and not several_codes(plain.texts["code"]):
+        return start(rows, vocabulary, options, columns=named, scratch=None, plain=plain)
     return start(naming.in_memory(rows, source), vocabulary, options, columns=named, scratch=None)
 
 
@@ -108,7 +112,8 @@ class _Table:
     """A file that takes a table piece by piece, and takes its place only when it is whole."""
 
     def __init__(self, path: Path, empty: pl.DataFrame) -> None:
-        self._path, self._waiting, self._begun = path, empty, False
+        self._path, self._begun = path, False
+        self._waiting: pl.DataFrame | pl.LazyFrame = empty
         self._stack = contextlib.ExitStack()
         self._writer: Any = None
 
@@ -116,13 +121,14 @@ class _Table:
         self._handle = self._stack.enter_context(atomic(self._path))
         return self
 
-    def write(self, piece: pl.DataFrame) -> None:
+    def write(self, piece: pl.DataFrame | pl.LazyFrame) -> None:
         """Add rows. A table of one piece is written in one go, and only a second one needs the slower writer."""
         if self._begun:
             self._append(self._waiting)
         self._waiting, self._begun = piece, True
 
-    def _append(self, piece: pl.DataFrame) -> None:
+    def _append(self, rows: pl.DataFrame | pl.LazyFrame) -> None:
+        piece = rows.lazy().collect(engine="streaming")
         if self._path.suffix == ".csv":
             piece.write_csv(self._handle, include_header=self._writer is None)
             self._writer = True
@@ -140,7 +146,7 @@ class _Table:
     ) -> None:
         if kind is None:
             if self._writer is None and self._path.suffix != ".csv":
-                self._waiting.write_parquet(self._handle, compression="zstd", statistics=True)
+                self._waiting.lazy().sink_parquet(self._handle, compression="zstd", statistics=True)
             else:
                 self._append(self._waiting)
         self._stack.__exit__(kind, error, trace)

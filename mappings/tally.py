@@ -102,16 +102,18 @@ def count_days(*, patient: Ints, term: Ints, day: Ints, meanings: Lists, n_pheno
     # Cut by patients, so that the keys of a few hundred thousand rows stand in memory at a time.
     n_patients = int(patient.max()) + 1 if len(patient) else 0
     step = max(1, n_patients * _ROWS // max(len(patient), 1))
-    parts = []
+    columns: tuple[list[Ints], ...] = ([], [], [], [])
     for low in range(0, n_patients, step):
         some = np.flatnonzero((patient >= low) & (patient < low + step)) if step < n_patients else slice(None)
         keys = _keys(patient[some], term[some], day[some], meanings, n_phenotypes)
-        if len(keys):
-            parts.append(_pairs(keys, n_phenotypes))
-    if not parts:
-        none = np.empty(0, np.int32)
-        return Pairs(none, none, none, none)
-    return Pairs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        for column, part in zip(columns, _pairs(keys, n_phenotypes) if len(keys) else (), strict=False):
+            column.append(part)
+        del keys
+    joined = []
+    for column in columns:
+        joined.append(np.concatenate([*column, np.empty(0, np.int32)]))
+        column.clear()
+    return Pairs(*joined)
 
 
 def _keys(patient: Ints, term: Ints, day: Ints, meanings: Lists, n_phenotypes: int) -> Ints:
