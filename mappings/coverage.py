@@ -253,6 +253,28 @@ def link(
     return Linked(codes, direct, unmapped, coverage, by_note)
 
 
+def definitions(vocabulary: Vocabulary, linked: Linked) -> pl.DataFrame:
+    """Return `phewas.schema.Definitions`: the whole map; where codes are derived by a rule, those that were met."""
+    if vocabulary.derive is None:
+        pairs = vocabulary.code_map
+    else:
+        order = vocabulary.phenotypes.select("phenotype").with_row_index("place")
+        places = linked.meanings.join(linked.codes, on="code_id").select(
+            "vocabulary", "code", pl.col("phenotype").cast(pl.UInt32).alias("place")
+        )
+        pairs = places.join(order, on="place")
+    defined = pairs.join(vocabulary.phenotypes.select("phenotype"), on="phenotype", how="semi")
+    return (
+        defined.select(
+            "phenotype",
+            pl.col("vocabulary").alias("code_system"),
+            icd.normalise(pl.col("code"), pl.col("vocabulary")).alias("code"),
+        )
+        .unique()
+        .sort("phenotype", "code_system", "code")
+    )
+
+
 def _listed(diagnoses: pl.DataFrame, chosen: pl.DataFrame) -> pl.DataFrame:
     """Return the columns of `phewas.schema.Unmapped` for some of the spellings, most frequent first."""
     people = (

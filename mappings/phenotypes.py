@@ -20,7 +20,7 @@ import polars as pl
 from phewas.config import PhenotypeConfig
 from phewas.errors import ConfigError, SchemaError
 from phewas.mappings import onsets as timing
-from phewas.mappings.coverage import Linked, link
+from phewas.mappings.coverage import Linked, definitions, link
 from phewas.mappings.labelling import Labeller, blocks, prepare
 from phewas.mappings.replacements import Given, replace
 from phewas.mappings.rules import EXCLUDED_BY, LabelRules, costs, notes_on
@@ -28,6 +28,7 @@ from phewas.mappings.vocabulary import Vocabulary
 from phewas.rundir import atomic
 from phewas.schema import (
     LABELS_PATH,
+    Definitions,
     Diagnoses,
     Encounters,
     LabelColumns,
@@ -143,6 +144,7 @@ def label(
     LabelRows.write(visits.select("encounter_id", "patient_id"), run)
     LabelColumns.write(vocabulary.phenotypes.select("phenotype"), run)
     Unmapped.write(linked.unmapped, run)
+    Definitions.write(definitions(vocabulary, linked), run)
     LabelRules.write(tally.rules(names, visits.height), run)
     excluded = {reason: int(number.sum()) for reason, number in tally.excluded.items()}
     n_cases, n_excluded = int(tally.cases.sum()), sum(excluded.values())

@@ -305,6 +305,16 @@ class Unmapped(Table):
     reason = Column(pl.String, "why it reached none")
 
 
+class Definitions(Table):
+    """Every code that the run's map gives to a phenotype, whether a patient has it or not; ancestors not repeated."""
+
+    file = "phenotypes/definitions.parquet"
+    key = ("phenotype", "code_system", "code")
+    phenotype = Column(pl.String, "identifier; it also counts the codes of the phenotypes that roll up to it")
+    code_system = Column(pl.String, "ICD9CM, ICD10CM or ICD10")
+    code = Column(pl.String, "the code, dotted")
+
+
 class Windows(Table):
     """The encoder-independent choice of windows, in store row order."""
 

@@ -10,10 +10,12 @@ import polars as pl
 from phewas.reports import flow, html, training
 from phewas.reports.figures import pdf, png
 from phewas.reports.labels import label_rules
+from phewas.reports.latex import write_longtable
 from phewas.reports.manhattan import caption, manhattan
 from phewas.reports.meta import ReportMeta, flat, methods
 from phewas.reports.shift import shift_rows, shift_warnings
 from phewas.reports.tables import estimate_text, interval_text, protect, shareable, shown, write_phenotypes
+from phewas.reports.workbook import write_workbook
 from phewas.rundir import atomic, write_text
 from phewas.schema import (
     ChapterResults,
@@ -35,7 +37,7 @@ SAFE = ("excluded", "not pretrained")
 
 
 def build(run: Path, *, meta: ReportMeta, small_cell: int) -> Path:
-    """Write ``report/``: the page, the Manhattan figure (PNG at 300 dpi, PDF) and the table of phenotypes.
+    """Write ``report/``: the page, the Manhattan figure (PNG at 300 dpi, PDF), the table of phenotypes, the workbook.
 
     Everything written obeys the small-cell rule of `phewas.reports.tables.protect`. No statistic is computed. The same
     tables and the same `meta` give the same bytes.
@@ -65,6 +67,8 @@ def build(run: Path, *, meta: ReportMeta, small_cell: int) -> Path:
     protected = protect(results, small_cell=small_cell)
     report = run / "report"
     write_phenotypes(shareable(results, small_cell=small_cell), report / "tables")
+    title = f"AUC by phenotype: {meta.encoder} on {meta.title}."
+    write_longtable(protected, report / "tables", caption=title, small_cell=small_cell)
 
     segments = "segment" in results.get_column("unit").to_list()
     figure = manhattan(protected, title=f"{meta.encoder} on {meta.title}", note=SEGMENT_NOTE if segments else "")
@@ -72,6 +76,9 @@ def build(run: Path, *, meta: ReportMeta, small_cell: int) -> Path:
     _write(pdf(figure), report / "figures" / "manhattan_auc.pdf")
 
     parts = _people(run, results, small_cell=small_cell)
+    write_workbook(
+        run, report / "results.xlsx", meta=meta, protected=protected, rounded=parts["rounded"], small_cell=small_cell
+    )
     colours = html.chapter_colours(results)
     chapters, vocabulary = ChapterResults.read(run), Phenotypes.read(run)
     tested = html.tested_rows(protected, small_cell=small_cell, colours=colours)

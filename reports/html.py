@@ -108,8 +108,7 @@ def chapter_rows(
     Mean and median are blank in a chapter with a tested phenotype whose AUC `protected` hides: with few phenotypes they
     would give it away.
     """
-    hidden = pl.col("n_case_patients").is_null() | pl.col("n_control_patients").is_null()
-    veiled = set(protected.filter((pl.col("status") == "tested") & hidden).get_column("chapter").to_list())
+    veiled = veiled_chapters(protected)
     return [
         {"chapter": clean(r["chapter"], width=60), "colour": colours.get(r["chapter"], "#777777"),
          **{k: f"{r[k]:,}" for k in ("n_phenotypes", "n_tested", "n_significant", "n_auc_70", "n_beats_baseline")},
@@ -117,6 +116,12 @@ def chapter_rows(
          "median": estimate_text(None if r["chapter"] in veiled else r["median_auc"])}
         for r in chapters.sort("chapter_order", "chapter").iter_rows(named=True)
     ]
+
+
+def veiled_chapters(protected: pl.DataFrame) -> set[str]:
+    """Return the chapters with a tested phenotype whose AUC `protected` hides."""
+    hidden = pl.col("n_case_patients").is_null() | pl.col("n_control_patients").is_null()
+    return set(protected.filter((pl.col("status") == "tested") & hidden).get_column("chapter").to_list())
 
 
 def overview_rows(overview: pl.DataFrame, *, small_cell: int, rounded: bool) -> list[dict[str, str]]:

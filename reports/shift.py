@@ -61,9 +61,9 @@ def _whole(row: dict[str, Any], words: str) -> dict[str, Any]:
     continuous = row["kind"] == "continuous"
     return {
         "what": words,
-        "tested": _mean(row["mean_tested"], row["sd_tested"]) if continuous else "",
-        "training": _mean(row["mean_training"], row["sd_training"]) if continuous else "",
-        "smd": _smd(row["smd"]),
+        "tested": mean_text(row["mean_tested"], row["sd_tested"]) if continuous else "",
+        "training": mean_text(row["mean_training"], row["sd_training"]) if continuous else "",
+        "smd": smd_text(row["smd"]),
         "notable": row["smd"] is not None and abs(row["smd"]) >= NOTABLE,
         "level": False,
     }
@@ -76,13 +76,13 @@ def _hidden(row: dict[str, Any], *, small_cell: int) -> bool:
 def _level(row: dict[str, Any], *, small_cell: int, coarse: bool) -> dict[str, Any]:
     hidden = _hidden(row, small_cell=small_cell)
     shares = {
-        side: NOTHING if hidden else _percent(row[f"count_{side}"], row[f"n_{side}"], coarse=coarse) for side in SIDES
+        side: NOTHING if hidden else percent(row[f"count_{side}"], row[f"n_{side}"], coarse=coarse) for side in SIDES
     }
     smd = None if hidden else row["smd"]
     return {
         "what": row["level"],
         **shares,
-        "smd": _smd(smd),
+        "smd": smd_text(smd),
         "notable": smd is not None and abs(smd) >= NOTABLE,
         "level": True,
     }
@@ -98,7 +98,7 @@ def shift_warnings(rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _percent(count: int | None, n: int, *, coarse: bool) -> str:
+def percent(count: int | None, n: int, *, coarse: bool) -> str:
     """Return a share; coarsely where another level is hidden, whose count would be the rest up to 100 %."""
     if not n:
         return NOTHING
@@ -109,9 +109,11 @@ def _percent(count: int | None, n: int, *, coarse: bool) -> str:
     return f"≈{step * round(share / step)} %"
 
 
-def _mean(mean: float | None, sd: float | None) -> str:
+def mean_text(mean: float | None, sd: float | None) -> str:
+    """Return mean and standard deviation with one decimal, or a dash."""
     return NOTHING if mean is None else f"{mean:.1f} ({NOTHING if sd is None else f'{sd:.1f}'})"
 
 
-def _smd(value: float | None) -> str:
+def smd_text(value: float | None) -> str:
+    """Return a standardised mean difference with two decimals and a true minus sign, or a dash."""
     return NOTHING if value is None else f"{value + 0.0:.2f}".replace("-", "−")
