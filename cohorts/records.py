@@ -91,7 +91,7 @@ def read_records(
     """
     said = starts or {}
     batches = [[(p, said.get(p)) for p in paths[at : at + BATCH]] for at in range(0, len(paths), BATCH)]
-    one = partial(read_batch, str(root), channels=dict(channels))
+    one = partial(read_batch, str(root.absolute()), channels=dict(channels))
     count = (workers or default_workers()) if len(batches) > 2 else 1
     parts = map_shards(one, batches, task="waveform headers", unit="batches", workers=count) if batches else []
     held = Held([], [])

@@ -69,8 +69,11 @@ class Journal:
 
     def to_avoid(self) -> set[str]:
         """Return the recordings that were open in `DEATHS` deaths of a worker."""
-        lines = self.deaths.read_text(encoding="utf-8").splitlines() if self.deaths.is_file() else []
-        return {name for name, n in Counter(lines).items() if n >= DEATHS}
+        return {name for name, n in Counter(self.blamed()).items() if n >= DEATHS}
+
+    def blamed(self) -> list[str]:
+        """Return the recording that was open at each death of a worker."""
+        return self.deaths.read_text(encoding="utf-8").splitlines() if self.deaths.is_file() else []
 
 
 def blame(shard: Shard) -> None:
