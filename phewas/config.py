@@ -134,11 +134,7 @@ class EngineConfig(Part):
     kind: Literal["local", "dask", "slurm"] = Field(
         "local", description="processes of this machine, the workers of a Dask cluster, or Slurm jobs of our own"
     )
-    scheduler: str | None = Field(
-        None,
-        pattern=r"^(tcp|tls)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$",
-        description="kind dask: address of the scheduler, such as tcp://HOST:8786",
-    )
+    scheduler: str | None = Field(None, description="kind dask: address of the scheduler, such as tcp://HOST:8786")
     limit_s: float | None = Field(
         None, gt=0, description="seconds after which a shard counts as stalled and its worker is ended; default: none"
     )

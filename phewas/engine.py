@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from phewas.config import EngineConfig
 from phewas.errors import PhewasError, disk_full
-from phewas.progress import progress
+from phewas.progress import progress, say
 
 Shard = TypeVar("Shard")
 Result = TypeVar("Result")
@@ -248,6 +248,8 @@ def _drive(
                         done[outcome.index] = outcome.result
                         advance(1, "")
                         continue
+                    if outcome.deaths:
+                        say(f"{task}: one of the {unit} ended or stalled its worker and is tried again")
                     if not (outcome.sure or alone):
                         suspects.append(outcome.index)
                         continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
+import re
 import shutil
 import socket
 import time
@@ -25,9 +25,10 @@ from phewas.progress import say
 
 ANSWER_S = 20.0  # for a scheduler to answer, and to have a worker
 POLL_S = 1.0
-RESTART_S = 30.0
+RESTART_S = 10.0
 ALIKE = ("phewas", "numpy", "scipy", "polars", "wfdb")  # whose versions decide the bytes
 JOB_FOLDER = ".slurm"
+ADDRESS = re.compile(r"(tcp|tls)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 SHARED = ".lock"  # a file of the run directory that every worker must see
 
 
@@ -52,8 +53,14 @@ def check(config: EngineConfig) -> None:
         raise ConfigError(
             f"a scheduler is given, and the engine is {config.kind}", cure="add --engine dask, or leave --scheduler out"
         )
-    if config.scheduler is not None and not 0 < int(config.scheduler.rpartition(":")[2]) < 65536:
-        raise ConfigError(f"the scheduler {config.scheduler} has no such port", expected="tcp://HOST:PORT")
+    if config.scheduler is not None:
+        form = ADDRESS.fullmatch(config.scheduler)
+        if form is None or not 0 < int(form["port"]) < 65536:
+            raise ConfigError(
+                f"the scheduler {config.scheduler!r} is no address",
+                expected="tcp://HOST:PORT, or tls://HOST:PORT with the certificates in Dask's own configuration",
+                cure="copy it from what `dask scheduler` prints",
+            )
     needed = {"local": (), "dask": ("distributed",), "slurm": ("distributed", "dask_jobqueue", "cryptography")}
     missing = [name for name in needed[config.kind] if importlib.util.find_spec(name) is None]
     if missing:
@@ -92,6 +99,7 @@ def _job_options(config: EngineConfig, folder: Path) -> dict[str, Any]:
         "interface": config.interface,
         "job_extra_directives": config.directives,
         "job_script_prologue": ["export POLARS_MAX_THREADS=1", *config.prologue],
+        "worker_extra_args": ["--no-dashboard"],
         "log_directory": str(scratch),
         "job_name": "phewas",
     }
@@ -119,6 +127,7 @@ class Cluster:
         self.jobs: Any = None
         self.client: Any = None
         self.running: dict[str, tuple[int, Any]] = {}
+        self.secrets: list[Path] = []
         self.seen: dict[str, float] = {}  # when a shard was first seen on a worker, by key
         try:
             self._open()
@@ -131,7 +140,7 @@ class Cluster:
 
         if self.config.kind == "slurm":
             self.jobs = self._submit()
-            self.client = Client(self.jobs)
+            self.client = Client(self.jobs, set_as_default=False)
             say(f"Slurm: {self.config.jobs} jobs asked for; work begins with the first (Ctrl-C ends them)")
             return
         try:
@@ -153,28 +162,37 @@ class Cluster:
     def _submit(self) -> Any:
         """Start a scheduler here and ask Slurm for the jobs; one that ends early is replaced."""
         from dask_jobqueue import SLURMCluster
-        from distributed.security import Security
 
         folder = self.folder or Path.cwd()
-        scratch = folder / JOB_FOLDER
-        scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (folder / JOB_FOLDER).mkdir(parents=True, exist_ok=True, mode=0o700)
         if shutil.which(SLURMCluster.job_cls.submit_command) is None:
             raise ClusterError(
                 "there is no sbatch on this machine",
                 cure="give the command on a login node of the Slurm cluster; --dry-run shows the job script anywhere",
             )
-        before = os.umask(0o077)  # the certificates' key is nobody else's to read
-        try:
-            cluster = SLURMCluster(
-                security=Security.temporary(),
-                shared_temp_directory=str(scratch),
-                scheduler_options={"dashboard_address": None, "dashboard": False},
-                **_job_options(self.config, folder),
-            )
-        finally:
-            os.umask(before)
+        cluster = SLURMCluster(
+            security=self._certificates(folder / JOB_FOLDER),
+            scheduler_options={"dashboard_address": "127.0.0.1:0"},  # seen from this machine only
+            **_job_options(self.config, folder),
+        )
         cluster.adapt(minimum_jobs=self.config.jobs, maximum_jobs=self.config.jobs)
         return cluster
+
+    def _certificates(self, folder: Path) -> Any:
+        """Make a key and a certificate for this cluster alone, in files that only their owner may read."""
+        from distributed.security import Security
+
+        made = Security.temporary()
+        texts = {"ca": made.tls_ca_file, "cert": made.tls_worker_cert, "key": made.tls_worker_key}
+        files = {name: folder / f"{name}.pem" for name in texts}
+        for name, file in files.items():
+            file.unlink(missing_ok=True)
+            file.touch(mode=0o600, exist_ok=False)
+            file.write_text(texts[name], encoding="ascii")
+            self.secrets.append(file)
+        roles = {f"tls_{role}_{name}": str(files[name]) for role in ("client", "scheduler", "worker")
+                 for name in ("cert", "key")}  # fmt: skip
+        return Security(require_encryption=True, tls_ca_file=str(files["ca"]), **roles)
 
     def slots(self) -> int:
         """Return the number of the workers' threads."""
@@ -194,7 +212,7 @@ class Cluster:
         """Wait up to a second and return what has ended."""
         from distributed import wait
 
-        with contextlib.suppress(TimeoutError):
+        with self.client.as_current(), contextlib.suppress(TimeoutError):
             wait([f for _, f in self.running.values()], timeout=POLL_S, return_when="FIRST_COMPLETED")
         if self.client.status != "running":
             raise ClusterError(
@@ -250,11 +268,9 @@ class Cluster:
         return outcomes
 
     def _restart(self, address: str) -> None:
-        """Have a worker's nanny replace it."""
-        try:
+        """Have the scheduler let go of a worker, and its nanny, if it has one, replace it."""
+        with _quiet(), contextlib.suppress(ValueError, KeyError, OSError, TimeoutError):
             self.client.restart_workers([address], timeout=RESTART_S)
-        except (ValueError, KeyError, OSError, TimeoutError):
-            say("A stalled worker could not be restarted; workers that are to be need `dask worker --nanny`.")
 
     def close(self) -> None:
         """Drop what has not ended. Shards that run go on to their end in their worker; nobody waits for them."""
@@ -271,6 +287,8 @@ class Cluster:
             if self.jobs is not None:
                 self.jobs.close(timeout=30)
         self.client = self.jobs = None
+        for file in self.secrets:
+            file.unlink(missing_ok=True)
 
 
 def remote(

@@ -122,4 +122,5 @@ def test_a_recording_that_ends_its_reader_twice_is_left_alone(tmp_path):
     ]
     index = pl.read_parquet(run / "segments" / PPG_125.digest / "index.parquet")
     assert index["encounter_id"].unique().to_list() == ["b"]
-    assert not (run / FAILED_FILE).exists()
+    failed = pl.read_parquet(run / FAILED_FILE)
+    assert failed.rows() == [("a", "a.hea", None, 2, "recording")]
