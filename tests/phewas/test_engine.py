@@ -305,10 +305,10 @@ def test_workers_killed_one_by_one_and_together_with_their_parent_change_no_byte
     second, killed = started("killed", 4), set()
     for goal in (left + 1, left + 4):  # two workers in turn, each amid its work
         assert until(lambda goal=goal: finished("killed") >= goal or second.poll() is not None)
-        children = Path(f"/proc/{second.pid}/task/{second.pid}/children").read_text().split()
-        workers = [c for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
-        killed.add(workers[0])
-        os.kill(int(workers[0]), signal.SIGKILL)
+        children = set(Path(f"/proc/{second.pid}/task/{second.pid}/children").read_text().split())
+        worker = next(c for c in children - killed if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes())
+        killed.add(worker)
+        os.kill(int(worker), signal.SIGKILL)
     assert second.wait(timeout=120) == 0
     assert len(killed) == 2
     assert content("killed") == content("whole")
