@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -251,6 +252,16 @@ def alive(pid: int) -> bool:
         return False
 
 
+def workers_of(pid: int) -> set[int]:
+    """Return the worker processes of a process; the one that tracks shared resources is none."""
+    found = set()
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes() and alive(int(child)):
+                found.add(int(child))
+    return found
+
+
 CUT = """
 import sys
 from pathlib import Path
@@ -263,7 +274,7 @@ from phewas.segments.extract import extract
 if __name__ == "__main__":
     root, run, workers = sys.argv[1:]
     extract(Path(run), root=Path(root), contract=PPG_125, window_s=10.0, seed=0, workers=int(workers),
-            config=SegmentConfig(shard_encounters=1, n_segments="all"), fingerprint="f" * 32)
+            config=SegmentConfig(shard_encounters=1), fingerprint="f" * 32)
 """
 
 
@@ -274,18 +285,18 @@ def test_workers_killed_one_by_one_and_together_with_their_parent_change_no_byte
     root.mkdir()
     script.write_text(CUT)
     rows = []
-    for n in range(24):
-        wave = np.sin(np.arange(100_000) / 17) + 0.1 * rng.standard_normal(100_000)
+    for n in range(20):
+        wave = np.sin(np.arange(40_000) / 17) + 0.1 * rng.standard_normal(40_000)
         wfdb.wrsamp(f"r{n}", fs=125, units=["NU"], sig_name=["Pleth"], p_signal=wave[:, None], fmt=["16"],
                     write_dir=str(root))  # fmt: skip
         rows.append({"recording_id": f"r{n}", "encounter_id": f"r{n}", "channel": "PPG", "path": f"r{n}.hea",
-                     "signal": "Pleth", "fs_hz": 125.0, "n_samples": 100_000})  # fmt: skip
+                     "signal": "Pleth", "fs_hz": 125.0, "n_samples": 40_000})  # fmt: skip
 
     def started(name: str, workers: int) -> subprocess.Popen[bytes]:
         run = tmp_path / name
         if not run.exists():
             Recordings.write(Recordings.build(rows), run)
-            Encounters.write(Encounters.build({"encounter_id": f"r{n}", "patient_id": f"r{n}"} for n in range(24)), run)
+            Encounters.write(Encounters.build({"encounter_id": f"r{n}", "patient_id": f"r{n}"} for n in range(20)), run)
         return subprocess.Popen([sys.executable, str(script), str(root), str(run), str(workers)])
 
     def finished(name: str) -> int:
@@ -301,14 +312,14 @@ def test_workers_killed_one_by_one_and_together_with_their_parent_change_no_byte
     os.kill(first.pid, signal.SIGKILL)
     first.wait(timeout=60)
     left = finished("killed")
-    assert 2 <= left < 24
-    second, killed = started("killed", 4), set()
+    assert 2 <= left < 20
+    second, killed = started("killed", 4), set[int]()
     for goal in (left + 1, left + 4):  # two workers in turn, each amid its work
         assert until(lambda goal=goal: finished("killed") >= goal or second.poll() is not None)
-        children = set(Path(f"/proc/{second.pid}/task/{second.pid}/children").read_text().split())
-        worker = next(c for c in children - killed if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes())
+        assert until(lambda: workers_of(second.pid) - killed)
+        worker = min(workers_of(second.pid) - killed)
+        os.kill(worker, signal.SIGKILL)
         killed.add(worker)
-        os.kill(int(worker), signal.SIGKILL)
     assert second.wait(timeout=120) == 0
     assert len(killed) == 2
     assert content("killed") == content("whole")
