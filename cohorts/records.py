@@ -24,7 +24,7 @@ import polars as pl
 
 from phewas.cohorts.base import Loss
 from phewas.cohorts.wavescan import COMPRESSED, MAX_HEADER_BYTES
-from phewas.engine import default_workers, map_shards
+from phewas.engine import default_workers, map_shards, reraise_passing
 from phewas.errors import SignalError
 from phewas.schema import DATETIME
 from phewas.segments.readers import BYTES_PER_SAMPLE, Header, Signal, confine, parse_header
@@ -140,6 +140,7 @@ def read_record(root: Path, path: str, *, channels: Mapping[str, str], start: dt
     except SignalError as error:
         lose("header_unreadable", error.found)
     except (OSError, ValueError) as error:
+        reraise_passing(error)
         lose("read_failed", type(error).__name__)
     if held.pieces and held.pieces[0].start is None:
         lose("no_date")

@@ -78,9 +78,14 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def is_passing(error: OSError) -> bool:
-    """Tell whether an error of the file system may be gone a minute later."""
-    return error.errno in PASSING
+def reraise_passing(error: Exception) -> None:
+    """Raise an error of the file system that may be gone a minute later, so that the shard is tried again as a whole.
+
+    To be called first where a shard function turns errors into rejects; also looks at the error's cause.
+    """
+    for one in (error, error.__cause__):
+        if isinstance(one, OSError) and one.errno in PASSING:
+            raise one
 
 
 @dataclass
@@ -165,7 +170,7 @@ def map_shards(
             _choice.cluster = Cluster(_choice.config, folder=_choice.folder)
         backend = _choice.cluster
     elif (workers <= 1 or len(shards) <= 1) and _choice.config.limit_s is None:
-        return _here(function, shards, task=task, unit=unit)
+        backend = Here()
     else:
         from phewas.engine_processes import Processes
 
@@ -173,39 +178,49 @@ def map_shards(
     return _drive(backend, function, shards, task=task, unit=unit, on_death=on_death)
 
 
-def _here(function: Callable[[Shard], Result], shards: Sequence[Shard], *, task: str, unit: str) -> list[Result]:
-    """Run the shards in this process, one after the other."""
-    results = []
-    with progress(task, total=len(shards), unit=unit) as advance:
-        for shard in shards:
-            try:
-                results.append(function(shard))
-            except OSError as error:
-                raise (disk_full(error) or error) from error
-            advance(1, "")
-    return results
+class Here:
+    """One shard after the other in this very process."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+
+    def slots(self) -> int:
+        """Return 1."""
+        return 1
+
+    def start(self, index: int, function: Callable[[Any], Any], shard: Any) -> None:
+        """Run a shard to its end."""
+        self.outcomes.append(attempt(index, function, shard))
+
+    def finished(self) -> list[Outcome]:
+        """Return what has become of it."""
+        ended, self.outcomes = self.outcomes, []
+        return ended
+
+    def close(self) -> None:
+        """Do nothing: nothing runs."""
 
 
 def attempt(index: int, function: Callable[[Any], Any], shard: Any) -> Outcome:
-    """Run one shard, in a worker, and return what has become of it; never raises."""
+    """Run one shard and return what has become of it; raises nothing but Ctrl-C and the like."""
     try:
         return Outcome(index, function(shard))
     except OSError as error:
         full = disk_full(error)
-        if full is None and is_passing(error):
+        if full is None and error.errno in PASSING:
             time.sleep(PAUSE_S)
             return Outcome(index, again=True)
-        return Outcome(index, error=full or _with_traceback(error))
-    except PhewasError as error:
+        return Outcome(index, error=full or error)
+    except Exception as error:  # noqa: BLE001 - it is raised again where the shards are handed out
         return Outcome(index, error=error)
-    except Exception as error:  # noqa: BLE001 - it is raised again in the parent
-        return Outcome(index, error=_with_traceback(error))
 
 
-def _with_traceback(error: Exception) -> Exception:
-    """Keep where it happened: a traceback does not cross from process to process."""
-    error.add_note("".join(traceback.format_exception(error)))
-    return error
+def crossing(outcome: Outcome) -> Outcome:
+    """Note in an unforeseen error where it happened, since a traceback does not cross from process to process."""
+    error = outcome.error
+    if error is not None and not isinstance(error, PhewasError):
+        error.add_note("".join(traceback.format_exception(error)))
+    return outcome
 
 
 def _drive(
@@ -269,8 +284,8 @@ def _drive(
 
 def _failure(task: str, unit: str, failed: Sequence[int], n: int) -> ShardsFailedError:
     problem = ShardsFailedError(
-        f"{task}: {len(failed)} of {n} {unit} ended or stalled their worker {_choice.config.tries} times; "
-        "the rest is done",
+        f"{task}: {len(failed)} of {n} {unit} ended or stalled their worker {_choice.config.tries} times, or met a "
+        "file system that does not answer; the rest is done",
         cure="look at free memory (fewer workers need less) and at the file system, then give the same command again: "
         "only what failed is tried again",
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from phewas.config import EngineConfig
-from phewas.engine import Outcome, attempt
+from phewas.engine import Outcome, attempt, crossing
 from phewas.errors import ConfigError, PhewasError
 from phewas.progress import say
 
@@ -296,7 +296,7 @@ def remote(
 ) -> Outcome:
     """Run one shard in a worker of a cluster; never raises, so that no shard is printed in a worker's log."""
     problem = unfit(expected, folder)
-    return Outcome(index, error=problem) if problem is not None else attempt(index, function, shard)
+    return Outcome(index, error=problem) if problem is not None else crossing(attempt(index, function, shard))
 
 
 def unfit(expected: dict[str, str], folder: str | None) -> ClusterError | None:

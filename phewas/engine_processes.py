@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from phewas.engine import Outcome, attempt
+from phewas.engine import Outcome, attempt, crossing
 
 JOIN_S = 5.0  # a killed process that the kernel does not let go is left behind
 
@@ -138,7 +138,7 @@ def _work(pipe: Connection) -> None:
             index, function, shard = pipe.recv()
         except EOFError:
             return
-        outcome = attempt(index, function, shard)
+        outcome = crossing(attempt(index, function, shard))
         try:
             pipe.send(outcome)
         except (pickle.PicklingError, TypeError, AttributeError) as error:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from phewas.config import SegmentConfig
 from phewas.encoders.registry import InputContract
+from phewas.engine import reraise_passing
 from phewas.errors import SignalError
 from phewas.rundir import write_npy, write_parquet
 from phewas.schema import Rejects, Windows
@@ -211,6 +212,7 @@ class Work:
         try:
             return open_row(self.shard.root, record)
         except (SignalError, OSError) as error:
+            reraise_passing(error)
             self._reject(record, _words(error))
             return None
 
@@ -225,6 +227,7 @@ class Work:
         try:
             return recording.read(start, stop)
         except (SignalError, OSError) as error:
+            reraise_passing(error)
             opened[which] = None
             self._reject(record, _words(error))
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import signal
@@ -323,6 +324,38 @@ def test_workers_killed_one_by_one_and_together_with_their_parent_change_no_byte
     assert second.wait(timeout=120) == 0
     assert len(killed) == 2
     assert content("killed") == content("whole")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_recording_on_a_stale_file_system_is_no_reject(tmp_path, monkeypatch, wrapped):
+    from phewas.segments import cutting
+
+    root, run = tmp_path / "data", tmp_path / "run"
+    root.mkdir()
+    wave = np.sin(np.arange(5000) / 17)
+    wfdb.wrsamp("a", fs=125, units=["NU"], sig_name=["Pleth"], p_signal=wave[:, None], fmt=["16"], write_dir=str(root))
+    row = {"recording_id": "a", "encounter_id": "a", "channel": "PPG", "path": "a.hea", "signal": "Pleth",
+           "fs_hz": 125.0, "n_samples": 5000}  # fmt: skip
+    Recordings.write(Recordings.build([row]), run)
+    Encounters.write(Encounters.build([{"encounter_id": "a", "patient_id": "a"}]), run)
+    plain, calls = cutting.open_row, []
+
+    def stale_at_first(*more):
+        calls.append(more)
+        if len(calls) > 2:
+            return plain(*more)
+        error = OSError(errno.ESTALE, "Stale file handle")
+        if wrapped:
+            raise SignalError("it cannot be read") from error
+        raise error
+
+    monkeypatch.setattr(cutting, "open_row", stale_at_first)
+    monkeypatch.setattr(engine, "PAUSE_S", 0.0)
+    extract(run, root=root, contract=PPG_125, config=SegmentConfig(), window_s=10.0, seed=0, workers=1,
+            fingerprint="f" * 32)  # fmt: skip
+    assert len(calls) == 3
+    assert pl.read_parquet(run / REJECTS_FILE).is_empty()
+    assert not (run / FAILED_FILE).exists()
 
 
 def test_a_recording_that_ends_its_reader_twice_is_left_alone(tmp_path):
