@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import phewas
+from phewas import engine, reuse
 from phewas.errors import PhewasError, PhewasWarning
 from phewas.plan import Plan
 from phewas.progress import say
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from phewas.reports.meta import ReportMeta
 
 STEPS = ("cohort", "split", "phenotypes", "segments", "learn", "evaluate", "report")
+
+LAST_SHARDED = "segments"
 
 # Where each step writes, below the run directory. Names that begin with a dot are unfinished work.
 WRITES: dict[str, tuple[str, ...]] = {
@@ -73,7 +76,7 @@ def run(made: Plan, *, until: str | None = None) -> Path | None:
     fresh = not made.out.exists()
     made.out.mkdir(parents=True, exist_ok=True)
     try:
-        with locked(made.out), _warnings_told():
+        with locked(made.out), _warnings_told(), engine.using(made.config.engine, folder=made.out):
             for left in made.out.rglob(".*.tmp"):
                 left.unlink()  # half a file of a process that was killed; nobody else writes here now
             _describe(made, directory)
@@ -124,8 +127,9 @@ def fingerprint_of(made: Plan, directory: RunDirectory, step: str) -> str:
 
 
 def _run_steps(made: Plan, directory: RunDirectory, until: str | None) -> list[str]:
-    """Run what is not current, in order, and return the names."""
+    """Run what is not current, in order, and return the names; what another run has done is taken from there."""
     did = []
+    other = None if made.take_from is None else reuse.open_other(made.take_from, identity=made.identity())
     for step in STEPS:
         fingerprint = fingerprint_of(made, directory, step)
         if not directory.is_current(step, fingerprint):
@@ -133,7 +137,9 @@ def _run_steps(made: Plan, directory: RunDirectory, until: str | None) -> list[s
             began = time.monotonic()
             for name in directory.forget(step):
                 (made.out / name).unlink(missing_ok=True)
-            DO[step](made, fingerprint)
+            taken = other is not None and reuse.take(other, step, fingerprint=fingerprint, out=made.out)
+            if not taken:
+                DO[step](made, fingerprint)
             seconds = time.monotonic() - began
             directory.finish(
                 step,
@@ -142,8 +148,10 @@ def _run_steps(made: Plan, directory: RunDirectory, until: str | None) -> list[s
                 seconds=seconds,
                 settings=made.settings(step),
             )
-            say(f"{step}: done in {seconds:.1f} s")
+            say(f"{step}: taken from {made.take_from}" if taken else f"{step}: done in {seconds:.1f} s")
             did.append(step)
+        if step == LAST_SHARDED:
+            engine.release()  # learning takes hours; a cluster need not wait for it
         if step == until:
             break
     return did

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Plan:
     """A run with every default filled in and every input found.
 
-    `root` is the data folder (None where the cohort needs none); `weights` a file, ``random`` or None.
+    `root` is the data folder (None where the cohort needs none); `weights` a file, ``random`` or None; `take_from` a
+    run whose finished steps are taken where they are the same.
     """
 
     config: RunConfig
@@ -34,6 +35,7 @@ class Plan:
     weights: str | None
     out: Path
     command: str
+    take_from: Path | None = None
 
     @property
     def fit(self) -> Any:
@@ -142,7 +144,9 @@ class Plan:
         return pick_device(self.config.device).type
 
 
-def plan(config: RunConfig, *, out: Path | None, command: str, weights_needed: bool = True) -> Plan:
+def plan(
+    config: RunConfig, *, out: Path | None, command: str, weights_needed: bool = True, take_from: Path | None = None
+) -> Plan:
     """Find everything that a run needs, before anything is written.
 
     Parameters
@@ -155,16 +159,20 @@ def plan(config: RunConfig, *, out: Path | None, command: str, weights_needed: b
         Command line, for the record.
     weights_needed
         False for steps that come before the encoder: its weights may then be given later.
+    take_from
+        Another run's folder (`phewas.reuse`).
 
     Raises
     ------
     PhewasError
-        An unknown cohort, encoder, vocabulary or rule; missing data or weights (one message names all of them); or
-        weights that do not fit the encoder.
+        An unknown cohort, encoder, vocabulary or rule; an engine that cannot be; missing data or weights (one message
+        names all of them); or weights that do not fit the encoder.
     """
+    from phewas import engine_dask
     from phewas.cohorts import heldout
     from phewas.mappings import vocabulary
 
+    engine_dask.check(config.engine)
     source = cohorts.get(config.cohort)
     spec = registry.get(config.encoder or source.card.encoder)
     heldout.parse_rule(config.heldout or source.card.heldout)
@@ -182,7 +190,7 @@ def plan(config: RunConfig, *, out: Path | None, command: str, weights_needed: b
     if weights == "random":
         say(f"{spec.name} starts from random weights, as asked for: its results are not those of the published model.")
     folder = out or Path("phewas-runs") / f"{config.cohort}-{spec.name}"
-    made = Plan(config, source, spec, root, weights, folder, command)
+    made = Plan(config, source, spec, root, weights, folder, command, take_from)
     if made.pretrained and weights is not None:
         from phewas.encoders import checkpoint
 

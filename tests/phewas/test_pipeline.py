@@ -336,3 +336,44 @@ def test_help_is_quick_and_tells_the_options(tmp_path):
     assert time.monotonic() - began < 10  # half a second in truth; a busy machine is no failure
     for option in ("out", "until", "config", "encoder", "weights", "fit", "heldout", "seed", "workers", "dry-run"):
         assert f"--{option}" in done.stdout
+
+
+def test_another_encoder_takes_what_does_not_depend_on_it(tree, settings, undisturbed, tmp_path):
+    out = tmp_path / "other"
+    words = command(tree, settings, out)
+    words[words.index("net1d-small")] = "anyppg"
+    done = phewas(*words, "--weights", "random", "--from", undisturbed, "--until", "segments", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for step in ("cohort", "phenotypes", "segments"):
+        assert f"{step}: taken from {undisturbed}" in done.stderr
+    for name in ("cohort/encounters.parquet", "phenotypes/labels.npy", "segments/windows-10-PPG.parquet"):
+        assert (out / name).read_bytes() == (undisturbed / name).read_bytes()
+    again = phewas(*words, "--weights", "random", "--until", "segments", cwd=tmp_path)
+    assert "Nothing to do" in again.stderr
+    shutil.rmtree(out)
+    assert content(undisturbed)["phenotypes/labels.npy"]  # what was taken was not taken away
+
+
+def test_nothing_is_taken_from_what_is_no_such_run(tree, settings, undisturbed, tmp_path):
+    words = command(tree, settings, tmp_path / "new")
+    done = phewas(*words, "--from", tmp_path, cwd=tmp_path)
+    assert (done.returncode, "is no run directory" in done.stderr) == (2, True)
+    emulate(tmp_path / "elsewhere" / "data", patients=40, seed=3)
+    words[words.index(tree)] = tmp_path / "elsewhere" / "data"
+    done = phewas(*words, "--from", undisturbed, cwd=tmp_path)
+    assert (done.returncode, "another data" in done.stderr) == (2, True)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_moved_run_goes_on(tree, settings, undisturbed, tmp_path):
+    out = tmp_path / "moved"
+    shutil.copytree(undisturbed, out)
+    for file in (out / "results").rglob("*"):
+        file.unlink()
+    done = phewas(*command(tree, settings, out), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "segments: done" not in done.stderr
+    assert "evaluate: done" in done.stderr
+    assert (out / "results" / "phenotypes.parquet").read_bytes() == (
+        undisturbed / "results" / "phenotypes.parquet"
+    ).read_bytes()
