@@ -395,3 +395,33 @@ def test_mistakes_are_told(labelled):
         labelled([], min_code_days=0)
     with pytest.raises(SchemaError):
         labelled([diagnosis("I10", DAY) | {"vocabulary": "icd10"}])
+
+
+def test_definitions_are_the_whole_map_with_dotted_codes():
+    from phewas.mappings import icd
+    from phewas.mappings.coverage import definitions, link
+    from phewas.mappings.vocabulary import load
+    from phewas.schema import Definitions, Diagnoses
+
+    vocabulary = load("phecode1.2")
+    linked = link(diagnoses=Diagnoses.empty(), vocabulary=vocabulary)
+    found = Definitions.check(definitions(vocabulary, linked))
+    fibrillation = found.filter(phenotype="427.21", code_system="ICD10CM")["code"].to_list()
+    assert {"I48.0", "I48.91"} <= set(fibrillation)
+    assert found.filter(phenotype="008.5")["code"].str.contains(".", literal=True).any()
+    bare = {(s, icd.undotted_one(c, s)) for s, c in found.select("code_system", "code").iter_rows()}
+    defined = vocabulary.code_map.join(vocabulary.phenotypes.select("phenotype"), on="phenotype", how="semi")
+    assert bare == set(defined.select("vocabulary", "code").iter_rows())
+
+
+def test_definitions_of_derived_phenotypes_are_the_codes_that_were_met():
+    from phewas.mappings.coverage import definitions, link
+    from phewas.mappings.vocabulary import load
+    from phewas.schema import Diagnoses
+
+    rows = [{"patient_id": "p", "code_raw": c, "code": c, "vocabulary": "ICD10CM", "source": "t", "source_row": i}
+            for i, c in enumerate(["I48.91", "I10", "nonsense"])]  # fmt: skip
+    vocabulary = load("icd10-3")
+    linked = link(diagnoses=Diagnoses.build(rows), vocabulary=vocabulary)
+    found = definitions(vocabulary, linked)
+    assert found.select("phenotype", "code").rows() == [("I10", "I10"), ("I48", "I48.91")]

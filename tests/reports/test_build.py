@@ -70,7 +70,7 @@ def test_files_beside_the_page(phenome, make_run, about):
     report = build(make_run(phenome(60)), meta=about, small_cell=11).parent
     assert {str(p.relative_to(report)) for p in report.rglob("*") if p.is_file()} == {
         "index.html", "figures/manhattan_auc.png", "figures/manhattan_auc.pdf", "tables/phenotypes.csv",
-        "tables/phenotypes.parquet",
+        "tables/phenotypes.parquet", "tables/phenotypes.tex", "results.xlsx",
     }
     links = [a["href"] for tag, a in read(report / "index.html").tags if tag == "a"]
     assert all(link.startswith("#") or (report / link).is_file() for link in links)
