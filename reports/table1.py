@@ -44,7 +44,7 @@ def table1_rows(run: Path, *, small_cell: int) -> tuple[list[str], list[dict[str
     rows: list[dict[str, Any]] = []
     for variable in table.get_column("variable").unique(maintain_order=True):
         part = table.filter(pl.col("variable") == variable)
-        continuous = part.filter(pl.col("level") == "", pl.col("mean").is_not_null()).height > 0
+        continuous = part.filter(pl.col("level") != "").is_empty()
         by_side = {side: part.filter(pl.col("side") == side) for side in sides}
         rows.append(_variable(variable, by_side, differences, continuous=continuous, small_cell=small_cell))
         if not continuous:

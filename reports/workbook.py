@@ -24,7 +24,7 @@ from phewas.reports import flow
 from phewas.reports.html import clean, overview_rows, veiled_chapters
 from phewas.reports.meta import ReportMeta, flat
 from phewas.reports.table1 import table1_rows
-from phewas.reports.tables import COUNTS, FORMULA_STARTS, P_VALUES, ROUNDED, hide_small, shown
+from phewas.reports.tables import COUNTS, FORMULA_STARTS, P_VALUES, ROUNDED, hide_small
 from phewas.rundir import atomic
 from phewas.schema import (
     ChapterResults,
@@ -34,7 +34,6 @@ from phewas.schema import (
     PhenotypeResults,
     Phenotypes,
     Rejects,
-    Splits,
     Table,
     Unmapped,
 )
@@ -186,6 +185,17 @@ def _hidden(value: int | None, *, small_cell: int) -> int | str:
     return f"<{small_cell}" if value is None else value
 
 
+def _number(text: str) -> int | float | str | None:
+    """Return a shown number as a number again; what is hidden or rounded stays text, and a dash is an empty cell."""
+    bare = text.replace(",", "").replace("−", "-")
+    if bare == "–":
+        return None
+    try:
+        return int(bare) if bare.lstrip("-").isdigit() else float(bare)
+    except ValueError:
+        return text
+
+
 def _results(protected: pl.DataFrame, *, small_cell: int) -> Sheet:
     columns = _meanings(PhenotypeResults, protected.columns)
     columns[ROUNDED] = "whether the counts of this row are rounded to tens, because one of them is hidden"
@@ -208,7 +218,7 @@ def _chapters(chapters: pl.DataFrame, protected: pl.DataFrame) -> Sheet:
 def _overview(overview: pl.DataFrame, *, small_cell: int, rounded: bool) -> Sheet:
     rows = overview_rows(overview, small_cell=small_cell, rounded=rounded)
     columns = {"figure": "name of the headline figure", "value": "the figure", "meaning": "in words"}
-    return Sheet("Overview", columns, [[r["measure"], r["value"], r["meaning"]] for r in rows])
+    return Sheet("Overview", columns, [[r["measure"], _number(r["value"]), r["meaning"]] for r in rows])
 
 
 def _table1(run: Path, *, small_cell: int) -> list[Sheet]:
@@ -227,7 +237,6 @@ def _table1(run: Path, *, small_cell: int) -> list[Sheet]:
 
 def _flow(run: Path, *, small_cell: int, rounded: bool) -> Sheet:
     steps = flow.flow_steps(Flow.read_all(run), small_cell=small_cell, rounded=rounded)
-    sides = flow.side_counts(Splits.read(run), flow.read_disjointness(run / "cohort" / "disjointness.json"))
     columns = {
         "step": "step of the run",
         "counted": "patients, encounters, recordings, segments or rows",
@@ -237,13 +246,10 @@ def _flow(run: Path, *, small_cell: int, rounded: bool) -> Sheet:
         "reason": "why, in words",
         "note": "whether this is a count and no loss",
     }
-    rows: list[list[Any]] = [[s.step, s.unit, s.n_in, s.lost, s.n_out, s.reason, s.is_note] for s in steps]
-    rows += [
-        ["split", "patients", None, None, shown(side["patients"], small_cell=small_cell, rounded=rounded),
-         side["words"], True]
-        for side in sides
-    ]  # fmt: skip
-    return Sheet("Flow", columns, rows, note="Counts are text where some of them are hidden or rounded.")
+    rows = [
+        [s.step, s.unit, *(_number(text) for text in (s.n_in, s.lost, s.n_out)), s.reason, s.is_note] for s in steps
+    ]
+    return Sheet("Flow", columns, rows, note="A count that is hidden or rounded is text.")
 
 
 def _rejected(run: Path, *, small_cell: int) -> Sheet:
@@ -254,7 +260,7 @@ def _rejected(run: Path, *, small_cell: int) -> Sheet:
         "reason": "why they were not taken as they stood",
         "code": "the reason's code",
     }
-    return Sheet("Rejected", columns, [[r["table"], r["n"], r["reason"], r["code"]] for r in rows])
+    return Sheet("Rejected", columns, [[r["table"], _number(r["n"]), r["reason"], r["code"]] for r in rows])
 
 
 def _definitions(run: Path) -> list[Sheet]:

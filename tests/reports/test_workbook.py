@@ -82,6 +82,9 @@ def test_the_workbook_holds_it_all(run, about):
     assert {("Results", column) for column in PhenotypeResults.columns()} <= explained
     assert book["Results"].freeze_panes == "B2"
     assert book["Results"].column_dimensions["B"].width > 10
+    flow = sheet(book, "Flow")
+    assert (flow[0]["in"], flow[0]["lost"], flow[0]["out"]) == (4321, 1111, 3210)
+    assert {row["figure"]: row["value"] for row in sheet(book, "Overview")}["mean_auc"] == 0.643
     settings = {row["setting"]: row["value"] for row in sheet(book, "Settings")}
     assert settings["seed"] == "3"
     assert "version: polars" in settings
