@@ -155,7 +155,7 @@ def test_a_shard_that_stalls_is_ended_and_tried_again(deadly, tmp_path):
         done = map_shards(deadly.stops_once, jobs, task="t", unit="shards", workers=2,
                           on_death=lambda job: blamed.append(job[1]))  # fmt: skip
         assert done == [0, 1, 2, 3]
-    assert 1 in blamed
+    assert blamed == [1]
 
 
 def test_a_shard_that_always_stalls_is_given_up_even_with_one_worker(deadly, tmp_path):
