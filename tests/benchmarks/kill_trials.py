@@ -5,9 +5,9 @@ Usage: python tests/benchmarks/kill_trials.py [trials [dask trials [seed]]]     
 A small emulated hospital is cut into windows (`phewas segments`, shards of two encounters), undisturbed with 1, 2 and 4
 workers, whose files must be the same. Each trial then starts the command anew in an empty folder, with 1, 2 or 4
 workers in turn, and kills at a moment drawn over the first 80 % of the time that the undisturbed run took: by turns the
-command itself with all its workers left to themselves, or one worker. A command that was killed is given again. At the end every byte
-below the run directory is compared, and no temporary file and no process may be left. A Dask trial kills a worker of a
-cluster of two by its process id while the command runs.
+command itself with all its workers left to themselves, or one worker. A command that was killed is given again. At the
+end every byte below the run directory is compared, and no temporary file and no process may be left.
+A Dask trial kills a worker of a cluster of two by its process id while the command runs.
 
 One line a trial: what was killed, when, how the command ended, how many files are the same.
 """
