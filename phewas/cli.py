@@ -168,8 +168,8 @@ def run(
     engine: Annotated[
         Engine | None,
         typer.Option(
-            help="Where recordings are read: local processes, a Dask cluster, or Slurm jobs (set in [engine] of "
-            "--config; --dry-run prints the job script). Default: local.",
+            help="Where recordings are read: local processes, a Dask cluster, or Slurm jobs (their size is set "
+            "under engine in the --config file; --dry-run prints the job script). Default: local.",
             rich_help_panel=WHERE,
         ),
     ] = None,

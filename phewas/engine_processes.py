@@ -6,6 +6,7 @@ A worker ends when its parent does, however that ends: nothing is left running a
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -21,17 +22,18 @@ from typing import Any
 
 from phewas.engine import Outcome, attempt, crossing
 
+START_S = 300.0  # for a new worker to import what it needs, beside the limit of its shard; machines can be busy
 JOIN_S = 5.0  # a killed process that the kernel does not let go is left behind
 
 
 @dataclass
 class _Worker:
-    """A process, our end of its pipe, and what it is doing since when (monotonic seconds)."""
+    """A process, our end of its pipe, its shard, and when that counts as stalled (monotonic seconds)."""
 
     process: SpawnProcess
     pipe: Connection
     index: int = -1
-    began: float = 0.0
+    due: float = math.inf
 
 
 class Processes:
@@ -42,11 +44,11 @@ class Processes:
     workers
         How many.
     limit_s
-        Seconds that a shard may take before its worker is ended; None for as long as it likes.
+        Seconds that a shard may take, from when the worker has it, before the worker is ended; None for no limit.
     """
 
     def __init__(self, workers: int, *, limit_s: float | None) -> None:
-        self.limit_s, self.workers = limit_s, workers
+        self.limit_s, self.workers = math.inf if limit_s is None else limit_s, workers
         self.idle: list[_Worker] = []
         self.busy: list[_Worker] = []
 
@@ -58,7 +60,7 @@ class Processes:
         """Give a shard to an idle worker, or to a new one."""
         while True:
             worker = self.idle.pop() if self.idle else _spawn()
-            worker.index, worker.began = index, time.monotonic()
+            worker.index, worker.due = index, time.monotonic() + self.limit_s + START_S
             try:
                 worker.pipe.send((index, function, shard))
             except OSError:  # it was killed while it was idle
@@ -69,24 +71,26 @@ class Processes:
 
     def finished(self) -> list[Outcome]:
         """Wait until a worker answers, dies, or is over its time."""
-        patience = None
-        if self.limit_s is not None:
-            patience = max(0.0, min(w.began for w in self.busy) + self.limit_s - time.monotonic())
+        due = min(w.due for w in self.busy)
+        patience = None if due == math.inf else max(0.0, due - time.monotonic())
         ready = set(multiprocessing.connection.wait([w.pipe for w in self.busy], timeout=patience))
         outcomes = []
         for worker in list(self.busy):
             if worker.pipe in ready:
-                self.busy.remove(worker)
-                try:
-                    outcomes.append(worker.pipe.recv())
-                    self.idle.append(worker)
-                except (EOFError, OSError):  # the pipe ends with the process
-                    _end(worker)
-                    outcomes.append(Outcome(worker.index, again=True, deaths=1))
-            elif self.limit_s is not None and time.monotonic() - worker.began >= self.limit_s:
-                self.busy.remove(worker)
+                outcome = _heard(worker)
+                if outcome is None:  # it has begun
+                    worker.due = time.monotonic() + self.limit_s
+                    continue
+            elif time.monotonic() >= worker.due:
+                outcome = Outcome(worker.index, again=True, deaths=1)
+            else:
+                continue
+            self.busy.remove(worker)
+            outcomes.append(outcome)
+            if outcome.deaths:
                 _end(worker)
-                outcomes.append(Outcome(worker.index, again=True, deaths=1))
+            else:
+                self.idle.append(worker)
         return outcomes
 
     def close(self) -> None:
@@ -96,6 +100,15 @@ class Processes:
             worker.process.kill()
         for worker in workers:
             _end(worker)
+
+
+def _heard(worker: _Worker) -> Outcome | None:
+    """Return what a worker says: None when it begins, then what has become of its shard, or that it is dead."""
+    try:
+        said: Outcome | None = worker.pipe.recv()
+    except (EOFError, OSError):  # the pipe ends with the process
+        return Outcome(worker.index, again=True, deaths=1)
+    return said
 
 
 def _spawn() -> _Worker:
@@ -138,6 +151,7 @@ def _work(pipe: Connection) -> None:
             index, function, shard = pipe.recv()
         except EOFError:
             return
+        pipe.send(None)
         outcome = crossing(attempt(index, function, shard))
         try:
             pipe.send(outcome)

@@ -184,6 +184,8 @@ def _publish(
     write_parquet(Rejects.check(_joined(parts, "rejects", n_shards)), run / REJECTS_FILE)
     write_parquet(windows, windows_file(run, window_s=window_s, channels=contract.channels))
     write_parquet(index, folder / "index.parquet")
+    for left in folder.rglob(".*.tmp"):
+        left.unlink(missing_ok=True)  # of a worker that was killed while it wrote
     target = contract_folder(run, contract)
     if target.exists():
         shutil.rmtree(target)

@@ -4,10 +4,10 @@ Usage: python tests/benchmarks/kill_trials.py [trials [dask trials [seed]]]     
 
 A small emulated hospital is cut into windows (`phewas segments`, shards of two encounters), undisturbed with 1, 2 and 4
 workers, whose files must be the same. Each trial then starts the command anew in an empty folder, with 1, 2 or 4
-workers in turn, and kills at a moment drawn over the time that the undisturbed run took: by turns the command itself
-with all its workers left to themselves, or one worker. A command that was killed is given again. At the end every byte
-below the run directory is compared, and no temporary file and no process may be left. A Dask trial kills a worker of a
-cluster of two by its process id while the command runs.
+workers in turn, and kills at a moment drawn over the first 80 % of the time that the undisturbed run took: by turns the
+command itself with all its workers left to themselves, or one worker. A command that was killed is given again. At the
+end every byte below the run directory is compared, and no temporary file and no process may be left.
+A Dask trial kills a worker of a cluster of two by its process id while the command runs.
 
 One line a trial: what was killed, when, how the command ended, how many files are the same.
 """
@@ -15,6 +15,7 @@ One line a trial: what was killed, when, how the command ended, how many files a
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import random
 import signal
@@ -75,7 +76,7 @@ def told(run: Path, whole: dict[str, str], returncode: int, left: list[psutil.Pr
 def trial(top: Path, number: int, rng: random.Random, whole: dict[str, str], took_s: dict[int, float]) -> bool:
     workers = WORKERS[number % len(WORKERS)]
     out = top / f"trial-{number}"
-    at = rng.uniform(0.3, took_s[workers])
+    at = rng.uniform(0.3, 0.8 * took_s[workers])
     process = start(top, out, "--workers", workers)
     time.sleep(at)
     living = workers_of(process) if process.poll() is None else []
@@ -101,7 +102,7 @@ def dask_trial(top: Path, number: int, rng: random.Random, whole: dict[str, str]
 
     out = top / f"dask-{number}"
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", host="127.0.0.1",
-                      silence_logs="critical") as cluster:  # fmt: skip
+                      silence_logs=logging.CRITICAL) as cluster:  # fmt: skip
         process = start(top, out, "--engine", "dask", "--scheduler", cluster.scheduler_address)
         while process.poll() is None and not list(out.glob("segments/.work-*/.parts/open-*")):
             time.sleep(0.02)

@@ -155,7 +155,7 @@ def test_a_shard_that_stalls_is_ended_and_tried_again(deadly, tmp_path):
         done = map_shards(deadly.stops_once, jobs, task="t", unit="shards", workers=2,
                           on_death=lambda job: blamed.append(job[1]))  # fmt: skip
         assert done == [0, 1, 2, 3]
-    assert 1 in blamed
+    assert blamed == [1]
 
 
 def test_a_shard_that_always_stalls_is_given_up_even_with_one_worker(deadly, tmp_path):
@@ -323,7 +323,9 @@ def test_workers_killed_one_by_one_and_together_with_their_parent_change_no_byte
         killed.add(worker)
     assert second.wait(timeout=120) == 0
     assert len(killed) == 2
-    assert content("killed") == content("whole")
+    ours, whole = content("killed"), content("whole")
+    assert sorted(ours) == sorted(whole)
+    assert [name for name in ours if ours[name] != whole[name]] == []
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -376,6 +378,9 @@ def test_a_recording_that_ends_its_reader_twice_is_left_alone(tmp_path):
         Journal(folder, 0).opens("a")
         blame(shard)
     assert Journal(folder, 0).to_avoid() == {"a"}
+    half = folder / "PPG" / ".shard-00000.npy.0123456789ab.tmp"  # as a worker leaves it that is killed amid writing
+    half.parent.mkdir()
+    half.touch()
     extract(run, root=root, contract=PPG_125, config=SegmentConfig(), window_s=10.0, seed=0, workers=1,
             fingerprint="f" * 32)  # fmt: skip
     rejects = Rejects.check(pl.read_parquet(run / REJECTS_FILE))
@@ -384,5 +389,6 @@ def test_a_recording_that_ends_its_reader_twice_is_left_alone(tmp_path):
     ]
     index = pl.read_parquet(run / "segments" / PPG_125.digest / "index.parquet")
     assert index["encounter_id"].unique().to_list() == ["b"]
+    assert not list(run.rglob("*.tmp"))
     failed = pl.read_parquet(run / FAILED_FILE)
     assert failed.rows() == [("a", "a.hea", None, 2, "recording")]

@@ -145,7 +145,7 @@ def test_deaths_and_stalls_are_bounded_named_and_leave_the_rest_done(cluster, tm
     blamed = []
     jobs = [(str(tmp_path), n) for n in range(5)]
     with (
-        engine.using(at(cluster, tries=1, limit_s=3), folder=tmp_path),
+        engine.using(at(cluster, tries=1, limit_s=10), folder=tmp_path),
         pytest.raises(ShardsFailedError, match="2 of 5 shards") as caught,
     ):
         map_shards(deadly_cluster.dies_or_stalls, jobs, task="t", unit="shards", workers=1,
