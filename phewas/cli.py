@@ -153,15 +153,6 @@ def run(
         Path | None,
         typer.Option(help="Run directory. Default: phewas-runs/COHORT-ENCODER.", rich_help_panel=WHERE),
     ] = None,
-    take_from: Annotated[
-        Path | None,
-        typer.Option(
-            "--from",
-            help="Another run of the cohort: its finished steps are taken where nothing that they depend on differs.",
-            rich_help_panel=WHERE,
-            show_default=False,
-        ),
-    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes. Default: one per processor.", rich_help_panel=WHERE)
     ] = None,
@@ -236,7 +227,7 @@ def run(
         horizon_days=horizon_days,
         follow_up_until=follow_up_until.date() if follow_up_until else None,
     )
-    made = plan(asked.model_copy(update={"phenotypes": labels}), out=out, command=_command(), take_from=take_from)
+    made = plan(asked.model_copy(update={"phenotypes": labels}), out=out, command=_command())
     if dry_run:
         from phewas.dryrun import describe
 

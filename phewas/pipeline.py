@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import phewas
-from phewas import engine, reuse
+from phewas import engine
 from phewas.errors import PhewasError, PhewasWarning
 from phewas.plan import Plan
 from phewas.progress import say
@@ -127,9 +127,8 @@ def fingerprint_of(made: Plan, directory: RunDirectory, step: str) -> str:
 
 
 def _run_steps(made: Plan, directory: RunDirectory, until: str | None) -> list[str]:
-    """Run what is not current, in order, and return the names; what another run has done is taken from there."""
+    """Run what is not current, in order, and return the names."""
     did = []
-    other = None if made.take_from is None else reuse.open_other(made.take_from, identity=made.identity())
     for step in STEPS:
         fingerprint = fingerprint_of(made, directory, step)
         if not directory.is_current(step, fingerprint):
@@ -137,9 +136,7 @@ def _run_steps(made: Plan, directory: RunDirectory, until: str | None) -> list[s
             began = time.monotonic()
             for name in directory.forget(step):
                 (made.out / name).unlink(missing_ok=True)
-            taken = other is not None and reuse.take(other, step, fingerprint=fingerprint, out=made.out)
-            if not taken:
-                DO[step](made, fingerprint)
+            DO[step](made, fingerprint)
             seconds = time.monotonic() - began
             directory.finish(
                 step,
@@ -148,7 +145,7 @@ def _run_steps(made: Plan, directory: RunDirectory, until: str | None) -> list[s
                 seconds=seconds,
                 settings=made.settings(step),
             )
-            say(f"{step}: taken from {made.take_from}" if taken else f"{step}: done in {seconds:.1f} s")
+            say(f"{step}: done in {seconds:.1f} s")
             did.append(step)
         if step == LAST_SHARDED:
             engine.release()  # learning takes hours; a cluster need not wait for it

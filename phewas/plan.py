@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 class Plan:
     """A run with every default filled in and every input found.
 
-    `root` is the data folder (None where the cohort needs none); `weights` a file, ``random`` or None; `take_from` a
-    run whose finished steps are taken where they are the same.
+    `root` is the data folder (None where the cohort needs none); `weights` a file, ``random`` or None.
     """
 
     config: RunConfig
@@ -35,7 +34,6 @@ class Plan:
     weights: str | None
     out: Path
     command: str
-    take_from: Path | None = None
 
     @property
     def fit(self) -> Any:
@@ -144,9 +142,7 @@ class Plan:
         return pick_device(self.config.device).type
 
 
-def plan(
-    config: RunConfig, *, out: Path | None, command: str, weights_needed: bool = True, take_from: Path | None = None
-) -> Plan:
+def plan(config: RunConfig, *, out: Path | None, command: str, weights_needed: bool = True) -> Plan:
     """Find everything that a run needs, before anything is written.
 
     Parameters
@@ -159,8 +155,6 @@ def plan(
         Command line, for the record.
     weights_needed
         False for steps that come before the encoder: its weights may then be given later.
-    take_from
-        Another run's folder (`phewas.reuse`).
 
     Raises
     ------
@@ -190,7 +184,7 @@ def plan(
     if weights == "random":
         say(f"{spec.name} starts from random weights, as asked for: its results are not those of the published model.")
     folder = out or Path("phewas-runs") / f"{config.cohort}-{spec.name}"
-    made = Plan(config, source, spec, root, weights, folder, command, take_from)
+    made = Plan(config, source, spec, root, weights, folder, command)
     if made.pretrained and weights is not None:
         from phewas.encoders import checkpoint
 
