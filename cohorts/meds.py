@@ -27,9 +27,11 @@ from phewas.cohorts.assemble import (
 )
 from phewas.cohorts.base import CohortCard, fingerprint_of, load_card, require_root
 from phewas.cohorts.csvtext import TextTable, parse_time
+from phewas.cohorts.heldout_rules import SPLIT_TABLE
 from phewas.cohorts.listed import COLUMNS, take_recordings
 from phewas.cohorts.meds_codes import DECLARED, Declared, Meaning, check_codes, meaning, read_declared
 from phewas.errors import CohortError
+from phewas.rundir import write_parquet
 from phewas.schema import Recordings, Rejects
 
 NEEDS = ("subject_id", "time", "code")
@@ -126,11 +128,12 @@ class Meds:
         Raises
         ------
         CohortError
-            There are no shards, a column is missing, the codes are damaged, or there is neither a visit event nor a
-            recording.
+            There are no shards, a column is missing, the codes are damaged, the dataset's own split is no split, or
+            there is neither a visit event nor a recording.
         """
         root = require_root(root, self.card)
         shards = shards_of(root, self.card)
+        splits = subject_splits(root)
         declared = replace(read_declared(root), parents=_parents(root))
         events = _read(root, shards, declared)
         listed = _listed(root)
@@ -162,6 +165,11 @@ class Meds:
             n_read={"encounters": n_visits, "diagnoses": len(noted), "recordings": listed.n_rows},
             notes=[(events.n_rows, len(events.rows), "events with a code that is read here")],
         )
+        # For the held-out rule official:file; none is left from an earlier build.
+        if splits is None:
+            (run / SPLIT_TABLE).unlink(missing_ok=True)
+        else:
+            write_parquet(splits, run / SPLIT_TABLE)
 
 
 def _length(shard: Path) -> int:
