@@ -18,9 +18,12 @@ import pytest
 from typer.testing import CliRunner
 
 from phewas.cli import app
+from phewas.cohorts.emulator.mcmed import emulate_mcmed
+from phewas.cohorts.emulator.options import options
+from phewas.cohorts.emulator.planted import PLANTED
 from phewas.cohorts.emulator.pulse import Storage, Wave, write_record
 from phewas.cohorts.emulator.signal import LATENTS, Heart, traits_of
-from phewas.schema import Flow, PhenotypeResults, Rejects, Splits
+from phewas.schema import Flow, PhenotypeResults, Recordings, Rejects, Splits
 
 FAILURE, REFLUX = ("4280", "I509"), ("53081", "K219")
 SETTINGS = """
@@ -78,6 +81,17 @@ def hospital(n: int = 110) -> list[One]:
 def csv(path: Path, header: str, rows: list[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join([header, *rows]) + "\n")
+
+
+def run_to_the_end(cohort: str, folder: Path, settings: str) -> Path:
+    """Run a cohort whose files lie in ``data``, and return the run directory."""
+    (folder / "small.toml").write_text(settings)
+    words = ["run", "--cohort", cohort, "--data", folder / "data", "--encoder", "net1d-small", "--config",
+             folder / "small.toml", "--out", folder / "run", "--workers", "1"]  # fmt: skip
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert done.exit_code == 0, done.output
+    assert (folder / "run" / "report" / "index.html").is_file()
+    return folder / "run"
 
 
 def mimic3(root: Path, people: list[One]) -> None:
@@ -195,6 +209,27 @@ columns = {encounter_id = "stay", path = "file", start = "began"}
 """)
 
 
+def test_the_emulated_hospital_packed_and_with_every_fault(tmp_path: Path) -> None:
+    """The layout of MC-MED at its smallest: waveforms in ten archives, all channels, the faults of real files."""
+    often = {"no_dat": 0.03, "no_hea": 0.03, "truncated": 0.03, "unparsable": 0.03, "no_date": 0.03, "missing": 0.2}
+    chosen = options("tiny", patients=150, zip=True, monitored=0.95, no_history=0.0, least_share=0.45,
+                     effects_follow_age=False, **often)  # fmt: skip
+    emulate_mcmed(tmp_path / "data", options=chosen, seed=4, workers=1)
+    assert len(list((tmp_path / "data").glob("waveforms_*.zip"))) == 10
+    out = run_to_the_end("mcmed", tmp_path, SETTINGS)
+    rejects = Rejects.read(out)
+    assert {"signal_missing", "header_missing", "signal_truncated", "header_unreadable", "no_date"} <= set(
+        rejects["reason"]
+    )
+    recordings = Recordings.read(out)
+    assert set(recordings["channel"]) == {"PPG", "ECG_II", "RESP"}
+    assert recordings["member"].null_count() == 0
+    results = PhenotypeResults.read(out).filter(pl.col("status") == "tested")
+    assert len({p.phecode for p in PLANTED if p.carries} & set(results["phenotype"])) >= 3
+    flow = Flow.read(out).filter(unit="encounters", step="cohort")
+    assert flow["n_in"][0] == json.loads((tmp_path / "emulated.json").read_text())["rows"]["visits"]
+
+
 LAYOUTS = {"mimic3": mimic3, "mimic4": mimic4, "meds": meds, "omop": omop, "tables": tables}
 
 
@@ -203,12 +238,7 @@ def test_from_its_files_to_the_report(name: str, tmp_path: Path) -> None:
     people = hospital()
     LAYOUTS[name](tmp_path / "data", people)
     settings = SETTINGS.replace("random:0.5", "official:file") if name == "meds" else SETTINGS
-    (tmp_path / "small.toml").write_text(settings)
-    out = tmp_path / "run"
-    words = ["run", "--cohort", name, "--data", tmp_path / "data", "--encoder", "net1d-small", "--config",
-             tmp_path / "small.toml", "--out", out, "--workers", "1"]  # fmt: skip
-    done = CliRunner().invoke(app, list(map(str, words)))
-    assert done.exit_code == 0, done.output
+    out = run_to_the_end(name, tmp_path, settings)
     assert Rejects.read(out).height == 0
     results = PhenotypeResults.read(out)
     # ICD-9 and ICD-10 codes of both diseases end in phenotypes below the same two.
@@ -227,4 +257,3 @@ def test_from_its_files_to_the_report(name: str, tmp_path: Path) -> None:
     assert failure["n_cases"] == sum(p.ill for p in people if p.number in numbers)
     flow = Flow.read(out)
     assert flow.filter(unit="encounters", step="cohort")["n_out"].min() == len(people)
-    assert (out / "report" / "index.html").is_file()
