@@ -1,4 +1,4 @@
-"""A cohort that needs no data: emulated patients in the MC-MED layout, read by the adapter of the real one."""
+"""A cohort that needs no data: the emulator's preset ``demo``, read by the adapter of the real MC-MED."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from phewas.cohorts.emulator.options import Options
 
 PATIENTS = 600
-# Chosen among seeds 1 to 11 for the largest q of what carries no effect: with about 25 such phenotypes a run, six of
-# the eleven had one with q < 0.05. A clean demo is therefore a choice and no evidence of the error rate.
-SEED = 10
+# Chosen among seeds 1 to 4, of which two met all that the demo promises: under 2 one planted effect stood no clear of
+# the age and sex baseline, under 4 one of about 20 phenotypes without effect had q < 0.05. This one has the highest
+# lower bound of the weakest effect. A clean demo is therefore a choice and no evidence of the error rate.
+SEED = 3
 # Goes up whenever the emulator writes other data, so that an older tree in a run directory is made anew.
 EDITION = 2
 
