@@ -23,6 +23,7 @@ import polars as pl
 from phewas.cohorts.base import (
     CohortCard,
     CohortTables,
+    FolderSource,
     fingerprint_of,
     flow_row,
     load_card,
@@ -83,14 +84,8 @@ def locate(root: Path, card: CohortCard) -> Path:
 
 
 @dataclass(frozen=True)
-class Mcmed:
+class Mcmed(FolderSource):
     """The source ``mcmed``; also reads emulated trees, which differ in nothing but their content."""
-
-    card: CohortCard
-
-    def data_root(self, root: Path | None, run: Path) -> Path:
-        """Return `root`: paths of recordings are relative to the folder that the user named."""
-        return require_root(root, self.card)
 
     def fingerprint(self, root: Path | None) -> str:
         """Hash the tables that are read, byte by byte, and the names and sizes of all waveform files.

@@ -24,8 +24,9 @@ from phewas.cohorts.assemble import (
     take_patients,
     to_encounters,
     told,
+    years_since,
 )
-from phewas.cohorts.base import CohortCard, fingerprint_of, load_card, require_root
+from phewas.cohorts.base import CohortCard, FolderSource, fingerprint_of, load_card, require_root
 from phewas.cohorts.csvtext import TextTable, parse_time
 from phewas.cohorts.heldout_rules import SPLIT_TABLE
 from phewas.cohorts.listed import COLUMNS, take_recordings
@@ -91,14 +92,8 @@ class _Events:
 
 
 @dataclass(frozen=True)
-class Meds:
+class Meds(FolderSource):
     """The source ``meds``."""
-
-    card: CohortCard
-
-    def data_root(self, root: Path | None, run: Path) -> Path:
-        """Return `root`."""
-        return require_root(root, self.card)
 
     def fingerprint(self, root: Path | None) -> str:
         """Hash every shard, the metadata and the recordings table byte by byte."""
@@ -331,8 +326,7 @@ def _ages(rows: pl.DataFrame, births: pl.DataFrame) -> tuple[pl.DataFrame, pl.Da
     unread = told(births.filter(pl.col("born").is_null()), table="patients", reason="bad_time", detail="birth")
     of = births.drop_nulls(["patient_id", "born"]).unique("patient_id", keep="first", maintain_order=True)
     joined = rows.join(of.select("patient_id", "born"), on="patient_id", how="left", maintain_order="left")
-    years = (pl.col("start") - pl.col("born")).dt.total_days() / 365.25
-    return joined.with_columns(pl.when(years.is_between(0, 130)).then(years).alias("age")).drop("born"), unread
+    return joined.with_columns(years_since("born").alias("age")).drop("born"), unread
 
 
 def _diagnoses(

@@ -28,8 +28,9 @@ from phewas.cohorts.assemble import (
     to_encounters,
     told,
     with_strangers,
+    years_since,
 )
-from phewas.cohorts.base import CohortCard, fingerprint_of, load_card, require_root
+from phewas.cohorts.base import FolderSource, fingerprint_of, load_card, require_root
 from phewas.cohorts.csvtext import TextTable, parse_number
 from phewas.cohorts.listed import COLUMNS, take_recordings
 from phewas.cohorts.omop_tables import MOVED, open_store
@@ -55,14 +56,8 @@ _WORDS = {"icd9": "ICD9CM", "icd9cm": "ICD9CM", "icd10": "ICD10", "icd10cm": "IC
 
 
 @dataclass(frozen=True)
-class Omop:
+class Omop(FolderSource):
     """The source ``omop``."""
-
-    card: CohortCard
-
-    def data_root(self, root: Path | None, run: Path) -> Path:
-        """Return `root`."""
-        return require_root(root, self.card)
 
     def fingerprint(self, root: Path | None) -> str:
         """Hash every table that is read, or the database file, and the recordings table, byte by byte."""
@@ -172,8 +167,9 @@ def _persons(people: TextTable) -> tuple[pl.DataFrame, pl.DataFrame, list[pl.Dat
 def _ages(rows: pl.DataFrame, births: pl.DataFrame) -> pl.DataFrame:
     """Set the age at the start of the visit in years."""
     joined = rows.join(births, on="patient_id", how="left", maintain_order="left")
-    years = (pl.col("start").dt.date() - pl.col("born")).dt.total_days() / 365.25
-    return joined.with_columns(pl.when(years.is_between(0, 130)).then(years).alias("age")).drop("born")
+    return joined.with_columns(pl.col("start").dt.date().alias("day")).with_columns(
+        years_since("born", "day").alias("age")
+    ).drop("born", "day")  # fmt: skip
 
 
 def _coded(rows: pl.DataFrame, concepts: pl.DataFrame, kind: str) -> pl.DataFrame:
