@@ -146,8 +146,9 @@ def has_tabs(path: Path) -> bool:
 
 
 def read_any(
-    path: Path, *, needs: Sequence[str], table: str, optional: Sequence[str] = (), source: str | None = None
-) -> TextTable:
+    path: Path, *, needs: Sequence[str], table: str, optional: Sequence[str] = (), source: str | None = None,
+    only: pl.Expr | None = None,
+) -> TextTable:  # fmt: skip
     """Read columns of a table as text, whatever its file format.
 
     Parameters
@@ -160,6 +161,9 @@ def read_any(
         Name of the table that the rows were to enter; it goes into the rejects.
     source
         Name of the source table in the rejects; the file's name without suffix by default.
+    only
+        Keep the rows for which this expression over text columns that must be there is true; `n_rows` counts all. A
+        table larger than memory can then be read.
 
     Returns
     -------
@@ -174,12 +178,17 @@ def read_any(
     wanted = list(dict.fromkeys([*needs, *optional]))
     name = source or stem_of(path)
     if path.name.lower().endswith(".parquet"):
-        frame = _parquet(path, wanted, needs)
-        return TextTable(frame, Rejects.empty(), len(frame))
+        frame, n_rows = _parquet(path, wanted, needs, only)
+        return TextTable(frame, Rejects.empty(), n_rows)
     with as_plain_csv(path) as plain:
         places = by_lower_case(header_of(plain), path.name, needs)
         there = [c for c in wanted if c in places]
-        got = read_table(plain, needs=[places[c] for c in there], table=table)
+        ours = {places[c]: c for c in there}
+
+        def keep(part: pl.DataFrame) -> pl.Series:
+            return part.rename(ours).select(only).to_series()
+
+        got = read_table(plain, needs=list(ours), table=table, keep=None if only is None else keep)
     rows = got.rows.select("source_row", *(pl.col(places[c]).alias(c) if c in places else ABSENT.alias(c)
                                            for c in wanted))  # fmt: skip
     return TextTable(rows, got.rejects.with_columns(pl.lit(name).alias("source")), got.n_rows)
@@ -250,13 +259,25 @@ def text_of(frame: pl.DataFrame) -> pl.DataFrame:
     return text.with_columns(blank_to_null(pl.col(c)).alias(c) for c in text.columns)
 
 
-def _parquet(path: Path, wanted: Sequence[str], needs: Sequence[str]) -> pl.DataFrame:
+SLICE_ROWS = 2_000_000  # rows of a Parquet file that are text at a time while most are thrown away
+
+
+def _parquet(
+    path: Path, wanted: Sequence[str], needs: Sequence[str], only: pl.Expr | None
+) -> tuple[pl.DataFrame, int]:
+    """Return the rows of a Parquet file as numbered text, and how many it has."""
     lazy, places = scan_parquet(path, needs=needs)
     there = [c for c in wanted if c in places]
+    chosen = lazy.select(pl.col(places[c]).alias(c) for c in there)
+    parts = []
     try:
-        frame = lazy.select(pl.col(places[c]).alias(c) for c in there).collect()
+        n_rows = int(lazy.select(pl.len()).collect().item())
+        size = n_rows if only is None else SLICE_ROWS
+        for begin in range(0, max(n_rows, 1), max(size, 1)):
+            text = text_of(chosen.slice(begin, size).collect())
+            number = pl.Series("source_row", range(begin + 1, begin + 1 + len(text)), dtype=pl.Int64)
+            text = text.select(number, *(pl.col(c) if c in places else ABSENT.alias(c) for c in wanted))
+            parts.append(text if only is None else text.filter(only))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise CohortError(f"{path.name} is damaged", expected="a Parquet file", cure="obtain it again") from error
-    text = text_of(frame)
-    number = pl.Series("source_row", range(1, len(frame) + 1), dtype=pl.Int64)
-    return text.select(number, *(pl.col(c) if c in places else ABSENT.alias(c) for c in wanted))
+    return pl.concat(parts), n_rows

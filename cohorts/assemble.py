@@ -34,6 +34,15 @@ def sex_of(text: pl.Expr) -> pl.Expr:
     return text.str.strip_chars().str.to_lowercase().replace_strict(SEXES, default=None, return_dtype=pl.String)
 
 
+def years_since(born: str, at: str = "start") -> pl.Expr:
+    """Return the age in years from the column of birth to the column of the encounter's time, both dates or times.
+
+    Null where either is missing, and where the age would be below 0 or above `MAX_AGE`.
+    """
+    years = (pl.col(at) - pl.col(born)).dt.total_days() / 365.25
+    return pl.when(years.is_between(0, MAX_AGE)).then(years)
+
+
 def take_encounters(
     rows: pl.DataFrame, *, read_time: ReadTime = parse_time, day_end: bool = False
 ) -> tuple[pl.DataFrame, list[pl.DataFrame]]:

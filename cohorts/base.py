@@ -170,6 +170,17 @@ def require_root(root: Path | None, card: CohortCard) -> Path:
     return root
 
 
+@dataclass(frozen=True)
+class FolderSource:
+    """What sources that read the folder named by the user have in common."""
+
+    card: CohortCard
+
+    def data_root(self, root: Path | None, run: Path) -> Path:
+        """Return `root`: paths of recordings are relative to the folder that the user named."""
+        return require_root(root, self.card)
+
+
 def hash_file(path: Path) -> str:
     """Return the sha256 of a file's bytes, as hexadecimal text."""
     with path.open("rb") as handle:

@@ -8,7 +8,7 @@ instead of being filled up or cut.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +55,10 @@ def count_rows(path: Path) -> int:
     return max(sum(1 for _ in _parse(path)) - 1, 0)
 
 
-def read_table(path: Path, *, needs: Sequence[str], table: str, others: bool = False) -> TextTable:
+def read_table(
+    path: Path, *, needs: Sequence[str], table: str, others: bool = False,
+    keep: Callable[[pl.DataFrame], pl.Series] | None = None,
+) -> TextTable:  # fmt: skip
     """Read columns of a comma-separated file as text.
 
     Parameters
@@ -68,6 +71,8 @@ def read_table(path: Path, *, needs: Sequence[str], table: str, others: bool = F
         Name of the table that the rows were to enter; it goes into the rejects.
     others
         Keep the file's further columns too.
+    keep
+        Says for a part of the rows which of them stay, so that memory is bounded by those. None keeps all.
 
     Returns
     -------
@@ -88,19 +93,20 @@ def read_table(path: Path, *, needs: Sequence[str], table: str, others: bool = F
                 expected=", ".join(needs),
                 cure=f"{path.name} holds: {', '.join(names[:40])}. Rename the column, or download the file again",
             )
-    keep = [*needs, *(n for n in names if others and n not in needs)]
-    places = [names.index(n) for n in keep]
+    wanted = [*needs, *(n for n in names if others and n not in needs)]
+    places = [names.index(n) for n in wanted]
     parts, bad_rows, bad_found = [], [], []
-    cells: list[list[str]] = [[] for _ in keep]
+    cells: list[list[str]] = [[] for _ in wanted]
     numbers: list[int] = []
     n_rows = 0
 
     def flush() -> None:
         frame = pl.DataFrame(
             {"source_row": pl.Series(numbers, dtype=pl.Int64)}
-            | {n: pl.Series(c, dtype=pl.String) for n, c in zip(keep, cells, strict=True)}
+            | {n: pl.Series(c, dtype=pl.String) for n, c in zip(wanted, cells, strict=True)}
         )
-        parts.append(frame.with_columns(blank_to_null(pl.col(n)).alias(n) for n in keep))
+        frame = frame.with_columns(blank_to_null(pl.col(n)).alias(n) for n in wanted)
+        parts.append(frame if keep is None else frame.filter(keep(frame)))
         numbers.clear()
         for column in cells:
             column.clear()

@@ -3,6 +3,8 @@
 Layout (`<root>` or ``<root>/data``)::
 
     visits.csv  pmh.csv  waveform_summary.csv  split_{random,chrono}_{train,val,test}.csv
+    numerics.csv                      vital signs noted before the signal, where the file is there
+    meds.csv  orders.csv  labs.csv  rads.csv          not read by a run (see `phewas.cohorts.numerics`)
     waveforms/<CSN % 1000>/<CSN>/{Pleth,II,Resp}/<CSN>_<n>.{hea,dat}
     or the same tree in archives, waveforms_0xx.zip to waveforms_9xx.zip, read without unpacking
 
@@ -21,6 +23,7 @@ import polars as pl
 from phewas.cohorts.base import (
     CohortCard,
     CohortTables,
+    FolderSource,
     fingerprint_of,
     flow_row,
     load_card,
@@ -30,6 +33,7 @@ from phewas.cohorts.base import (
 from phewas.cohorts.codes import explode
 from phewas.cohorts.csvtext import TextTable, count_rows, parse_number, parse_time, read_table
 from phewas.cohorts.mcmed_waves import RATES_HZ, WAVEFORMS, compare_summary, to_recordings
+from phewas.cohorts.numerics import NUMERICS, temperature_c, vitals_before
 from phewas.cohorts.wavescan import Scan, encounter_folders, list_encounters, scan_tree, suffix_folders, waveform_files
 from phewas.cohorts.wavezip import encounters_in, find_archives, members
 from phewas.errors import CohortError
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 VISITS = ("MRN", "CSN", "Age", "Gender", "Race", "Ethnicity", "Dx_ICD9", "Dx_ICD10", "Arrival_time", "Departure_time")
 PMH = ("MRN", "Noted_date", "CodeType", "Code")
 TABLES = ("visits.csv", "pmh.csv")
+TEMPERATURE = "Triage_Temp"
 SPLIT_FILES = tuple(f"split_{kind}_{part}.csv" for kind in ("random", "chrono") for part in ("train", "val", "test"))
 # Noted-diagnosis code types. Anything else is kept with an unknown vocabulary and told.
 CODE_TYPES = {"dx10": "ICD10CM", "icd10": "ICD10CM", "dx9": "ICD9CM", "icd9": "ICD9CM"}
@@ -79,14 +84,8 @@ def locate(root: Path, card: CohortCard) -> Path:
 
 
 @dataclass(frozen=True)
-class Mcmed:
+class Mcmed(FolderSource):
     """The source ``mcmed``; also reads emulated trees, which differ in nothing but their content."""
-
-    card: CohortCard
-
-    def data_root(self, root: Path | None, run: Path) -> Path:
-        """Return `root`: paths of recordings are relative to the folder that the user named."""
-        return require_root(root, self.card)
 
     def fingerprint(self, root: Path | None) -> str:
         """Hash the tables that are read, byte by byte, and the names and sizes of all waveform files.
@@ -95,7 +94,8 @@ class Mcmed:
         """
         root = require_root(root, self.card)
         base = locate(root, self.card)
-        read = [base / n for n in (*TABLES, "waveform_summary.csv", *SPLIT_FILES) if (base / n).is_file()]
+        names = (*TABLES, "waveform_summary.csv", NUMERICS, *SPLIT_FILES)
+        read = [base / n for n in names if (base / n).is_file()]
         archives = find_archives(base, WAVEFORMS)
         packed = ((f"{a.relative_to(base).as_posix()}/{n}", size) for a in archives for n, size in members(a))
         return fingerprint_of(base, read=read, listed=itertools.chain(waveform_files(base, WAVEFORMS), packed))
@@ -103,7 +103,7 @@ class Mcmed:
     def scan(self, root: Path | None) -> dict[str, Any]:
         """Count visits and waveform folders, and list the tables that are there."""
         base = locate(require_root(root, self.card), self.card)
-        names = (*TABLES, "waveform_summary.csv", *SPLIT_FILES)
+        names = (*TABLES, "waveform_summary.csv", NUMERICS, *SPLIT_FILES)
         return {
             "files": [n for n in names if (base / n).is_file()],
             "missing": [n for n in names if not (base / n).is_file()],
@@ -139,9 +139,15 @@ class Mcmed:
         rejects += lost
         rejects += compare_summary(base / "waveform_summary.csv", tree)
         encounters = index_times(encounters, recordings, self.card.index_channel)
+        encounters, n_vitals = vitals_before(base, encounters)
         of_visits, lost_visits = visit_codes(taken, encounters)
         noted, lost_noted = noted_codes(pmh, patients)
         flow = _flow(visits, pmh, encounters, patients, recordings, tree, noted, self.card.index_channel)
+        if n_vitals is not None:
+            words = "with a vital sign in numerics.csv before the signal"
+            flow = Flow.check(pl.concat([flow, Flow.build([
+                flow_row("encounters", len(encounters), n_vitals, words, note=True)
+            ])]))  # fmt: skip
         CohortTables(
             patients=patients,
             encounters=encounters,
@@ -228,6 +234,10 @@ def take_visits(visits: TextTable) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataF
     patients, conflicts = _patients(rows)
     rejects.append(lost(conflicts, "sex_conflict"))
     own = [c for c in visits.rows.columns if c not in ("MRN", "CSN", "source_row")]
+    if TEMPERATURE in own:
+        # The cell stays as it is; beside it stands the value in degrees Celsius, whichever unit it was written in.
+        rows = rows.with_columns(temperature_c(parse_number(pl.col(TEMPERATURE))).alias(f"{TEMPERATURE}_C"))
+        own.append(f"{TEMPERATURE}_C")
     encounters = rows.select(
         pl.col("CSN").alias("encounter_id"),
         pl.col("MRN").alias("patient_id"),

@@ -22,7 +22,7 @@ from phewas.cohorts.mcmed import (
     visit_codes,
 )
 from phewas.cohorts.mcmed_waves import RATES_HZ, WAVEFORMS, compare_summary, to_recordings
-from phewas.cohorts.numerics import OTHER_TABLES, temperature_unit
+from phewas.cohorts.numerics import NUMERICS, OTHER_TABLES, temperature_unit
 from phewas.cohorts.peek import Peek, peek
 from phewas.cohorts.wavescan import Scan, list_encounters, scan_suffix, scan_tree, suffix_folders
 from phewas.cohorts.wavezip import encounters_in, find_archives, scan_archive
@@ -126,7 +126,8 @@ def _tables(base: Path, visits: TextTable, pmh: Peek) -> tuple[list[str], list[F
         if not (base / name).is_file():
             continue
         heads[name] = peek(base / name, max_bytes=OTHER_BYTES)
-        there.append(f"{name}: {_rows(heads[name])} (not used yet)")
+        use = "vital signs before the signal" if name == NUMERICS else "not read by a run"
+        there.append(f"{name}: {_rows(heads[name])} ({use})")
         lacks = [c for c in columns if c not in heads[name].columns]
         if lacks:
             findings.append(Finding("note", f"{name} lacks columns of the data dictionary", ", ".join(lacks)))
@@ -137,7 +138,7 @@ def _tables(base: Path, visits: TextTable, pmh: Peek) -> tuple[list[str], list[F
     ]
     if "Triage_Temp" in visits.rows.columns:
         findings += _temperature("Triage_Temp of visits.csv", visits.rows["Triage_Temp"])
-    numerics = heads.get("numerics.csv")
+    numerics = heads.get(NUMERICS)
     if numerics is not None and {"Measure", "Value"} <= set(numerics.columns):
         findings += _temperature("Temp of numerics.csv", numerics.rows.filter(Measure="Temp")["Value"])
     return there, findings

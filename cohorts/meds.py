@@ -24,12 +24,15 @@ from phewas.cohorts.assemble import (
     take_patients,
     to_encounters,
     told,
+    years_since,
 )
-from phewas.cohorts.base import CohortCard, fingerprint_of, load_card, require_root
+from phewas.cohorts.base import CohortCard, FolderSource, fingerprint_of, load_card, require_root
 from phewas.cohorts.csvtext import TextTable, parse_time
+from phewas.cohorts.heldout_rules import SPLIT_TABLE
 from phewas.cohorts.listed import COLUMNS, take_recordings
 from phewas.cohorts.meds_codes import DECLARED, Declared, Meaning, check_codes, meaning, read_declared
 from phewas.errors import CohortError
+from phewas.rundir import write_parquet
 from phewas.schema import Recordings, Rejects
 
 NEEDS = ("subject_id", "time", "code")
@@ -89,14 +92,8 @@ class _Events:
 
 
 @dataclass(frozen=True)
-class Meds:
+class Meds(FolderSource):
     """The source ``meds``."""
-
-    card: CohortCard
-
-    def data_root(self, root: Path | None, run: Path) -> Path:
-        """Return `root`."""
-        return require_root(root, self.card)
 
     def fingerprint(self, root: Path | None) -> str:
         """Hash every shard, the metadata and the recordings table byte by byte."""
@@ -126,11 +123,12 @@ class Meds:
         Raises
         ------
         CohortError
-            There are no shards, a column is missing, the codes are damaged, or there is neither a visit event nor a
-            recording.
+            There are no shards, a column is missing, the codes are damaged, the dataset's own split is no split, or
+            there is neither a visit event nor a recording.
         """
         root = require_root(root, self.card)
         shards = shards_of(root, self.card)
+        splits = subject_splits(root)
         declared = replace(read_declared(root), parents=_parents(root))
         events = _read(root, shards, declared)
         listed = _listed(root)
@@ -162,6 +160,11 @@ class Meds:
             n_read={"encounters": n_visits, "diagnoses": len(noted), "recordings": listed.n_rows},
             notes=[(events.n_rows, len(events.rows), "events with a code that is read here")],
         )
+        # For the held-out rule official:file; none is left from an earlier build.
+        if splits is None:
+            (run / SPLIT_TABLE).unlink(missing_ok=True)
+        else:
+            write_parquet(splits, run / SPLIT_TABLE)
 
 
 def _length(shard: Path) -> int:
@@ -323,8 +326,7 @@ def _ages(rows: pl.DataFrame, births: pl.DataFrame) -> tuple[pl.DataFrame, pl.Da
     unread = told(births.filter(pl.col("born").is_null()), table="patients", reason="bad_time", detail="birth")
     of = births.drop_nulls(["patient_id", "born"]).unique("patient_id", keep="first", maintain_order=True)
     joined = rows.join(of.select("patient_id", "born"), on="patient_id", how="left", maintain_order="left")
-    years = (pl.col("start") - pl.col("born")).dt.total_days() / 365.25
-    return joined.with_columns(pl.when(years.is_between(0, 130)).then(years).alias("age")).drop("born"), unread
+    return joined.with_columns(years_since("born").alias("age")).drop("born"), unread
 
 
 def _diagnoses(

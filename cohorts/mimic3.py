@@ -23,14 +23,13 @@ from phewas.cohorts.assemble import (
     finish,
     take_diagnoses,
     take_encounters,
-    take_patients,
     to_encounters,
     told,
-    with_strangers,
 )
-from phewas.cohorts.base import CohortCard, Loss, fingerprint_of, load_card, losses, require_root
-from phewas.cohorts.csvtext import parse_time
+from phewas.cohorts.base import FolderSource, Loss, fingerprint_of, load_card, losses, require_root
+from phewas.cohorts.csvtext import TextTable, parse_time
 from phewas.cohorts.matching import match
+from phewas.cohorts.mimic import take_subjects
 from phewas.cohorts.records import pieces_frame, read_records
 from phewas.schema import Recordings
 
@@ -102,18 +101,12 @@ def named_start(path: str) -> dt.datetime | None:
 
 
 @dataclass(frozen=True)
-class Mimic3:
+class Mimic3(FolderSource):
     """The source ``mimic3``."""
-
-    card: CohortCard
 
     def _tables(self, root: Path) -> dict[str, Path]:
         below = sorted(p for p in root.iterdir() if p.is_dir() and not _GROUP.match(p.name))
         return find_tables([root, *below], TABLES, card=self.card)
-
-    def data_root(self, root: Path | None, run: Path) -> Path:
-        """Return `root`."""
-        return require_root(root, self.card)
 
     def fingerprint(self, root: Path | None) -> str:
         """Hash the three tables byte by byte, and the names and sizes of the waveform headers."""
@@ -150,19 +143,13 @@ class Mimic3:
         stays = read_any(files["admissions"], needs=ADMISSIONS, optional=(*FURTHER, "ethnicity"), table="encounters")
         coded = read_any(files["diagnoses_icd"], needs=DIAGNOSES, table="diagnoses")
         rows = stays.rows.with_columns(source=pl.lit("admissions")).rename(
-            {"subject_id": "patient_id", "hadm_id": "encounter_id", "admittime": "start", "dischtime": "end"}
-        )
+            {"subject_id": "patient_id", "hadm_id": "encounter_id", "admittime": "start", "dischtime": "end",
+             "ethnicity": "race"}
+        )  # fmt: skip
         kept, rejects = take_encounters(rows)
         kept = _ages(kept, people.rows)
-        race = kept.sort("start", "source_row").group_by("patient_id", maintain_order=True).agg(
-            pl.col("ethnicity").drop_nulls().last().alias("race")
-        )  # fmt: skip
-        persons = people.rows.rename({"subject_id": "patient_id", "gender": "sex"}).with_columns(
-            source=pl.lit("patients")
-        )
-        patients, lost = take_patients(persons.join(race, on="patient_id", how="left", maintain_order="left"))
-        rejects += [people.rejects, stays.rejects, coded.rejects, *lost, _unread_births(persons)]
-        patients, strangers = with_strangers(patients, kept, table="PATIENTS")
+        patients, lost = take_subjects(people, kept)
+        rejects += [stays.rejects, coded.rejects, *lost, _unread_births(people)]
         encounters = to_encounters(kept, keep=FURTHER)
         cells = coded.rows.select(
             "source_row", pl.col("subject_id").alias("patient_id"), pl.col("hadm_id").alias("encounter_id"),
@@ -177,7 +164,7 @@ class Mimic3:
             encounters=encounters,
             recordings=recordings,
             diagnoses=diagnoses,
-            rejects=[*rejects, strangers, *lost_codes, *lost_files],
+            rejects=[*rejects, *lost_codes, *lost_files],
             channel=self.card.index_channel,
             n_read={"encounters": stays.n_rows, "diagnoses": coded.n_rows, "recordings": n_files},
         )
@@ -206,7 +193,8 @@ def _births(people: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _unread_births(persons: pl.DataFrame) -> pl.DataFrame:
+def _unread_births(people: TextTable) -> pl.DataFrame:
+    persons = people.rows.with_columns(source=pl.lit("patients"))
     bad = persons.filter(pl.col("dob").is_not_null() & parse_time(pl.col("dob")).is_null())
     return told(bad, table="patients", reason="bad_time", detail="dob")
 

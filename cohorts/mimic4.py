@@ -27,14 +27,13 @@ from phewas.cohorts.assemble import (
     finish,
     take_diagnoses,
     take_encounters,
-    take_patients,
     to_encounters,
     told,
-    with_strangers,
 )
-from phewas.cohorts.base import CohortCard, fingerprint_of, load_card, losses, require_root
+from phewas.cohorts.base import FolderSource, fingerprint_of, load_card, losses, require_root
 from phewas.cohorts.csvtext import TextTable, parse_number, parse_time
 from phewas.cohorts.matching import match
+from phewas.cohorts.mimic import take_subjects
 from phewas.cohorts.records import pieces_frame, read_records
 from phewas.errors import CohortError
 from phewas.schema import Recordings
@@ -80,10 +79,8 @@ def wave_records(waves: Path) -> Iterator[tuple[str, Path]]:
 
 
 @dataclass(frozen=True)
-class Mimic4:
+class Mimic4(FolderSource):
     """The sources ``mimic4`` (bedside waveforms, indexed by PPG) and ``mimic4ecg`` (ECGs, indexed by lead II)."""
-
-    card: CohortCard
 
     def _waves(self, root: Path) -> list[tuple[str, Path]]:
         """Return (patient, header) of the bedside records; none where the card asks for ECGs."""
@@ -107,10 +104,6 @@ class Mimic4:
                 cure="complete the download of MIMIC-IV-ED, or move ed/ away to run without it",
             )
         return tables
-
-    def data_root(self, root: Path | None, run: Path) -> Path:
-        """Return `root`."""
-        return require_root(root, self.card)
 
     def fingerprint(self, root: Path | None) -> str:
         """Hash the tables byte by byte, and names and sizes of the waveform headers and lists."""
@@ -154,14 +147,7 @@ class Mimic4:
         rows = pl.concat([rows for _, rows in stays])
         kept, rejects = take_encounters(rows)
         kept, unread = _ages(kept, people)
-        race = kept.sort("start", "source", "source_row").group_by("patient_id", maintain_order=True).agg(
-            pl.col("race").drop_nulls().last()
-        )  # fmt: skip
-        persons = people.rows.rename({"subject_id": "patient_id", "gender": "sex"}).with_columns(
-            source=pl.lit("patients")
-        )
-        patients, lost = take_patients(persons.join(race, on="patient_id", how="left", maintain_order="left"))
-        patients, strangers = with_strangers(patients, kept, table="patients")
+        patients, lost = take_subjects(people, kept)
         encounters = to_encounters(kept, keep=("kind",))
         cells = pl.concat([rows for _, rows in coded])
         diagnoses, lost_codes = take_diagnoses(cells, encounters=encounters, patients=patients, own_date=False)
@@ -172,8 +158,7 @@ class Mimic4:
             encounters=encounters,
             recordings=recordings,
             diagnoses=diagnoses,
-            rejects=[people.rejects, *(t.rejects for t, _ in (*stays, *coded)), *rejects, unread, *lost, strangers,
-                     *lost_codes, *lost_files],
+            rejects=[*(t.rejects for t, _ in (*stays, *coded)), *rejects, unread, *lost, *lost_codes, *lost_files],
             channel=self.card.index_channel,
             n_read={
                 "encounters": sum(t.n_rows for t, _ in stays),

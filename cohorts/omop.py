@@ -1,9 +1,10 @@
 """Any hospital in the OMOP Common Data Model 5.4: persons, visits and conditions with their source concepts.
 
 Layout: a folder with the tables ``person``, ``visit_occurrence``, ``condition_occurrence`` and ``concept`` (CSV, tab
-separated, gzip or Parquet, either case; ``observation`` is read for ICD codes where it is there), or a folder with one
-DuckDB file that holds them. ``recordings.csv`` or ``.parquet`` beside them lists the waveforms: person_id or
-visit_occurrence_id, path, and where they apply channel, signal, start, fs_hz.
+separated, gzip or Parquet, either case), or a folder with one DuckDB file that holds them. Where they are there,
+``observation``, ``measurement`` and ``procedure_occurrence`` are read for the ICD codes that the vocabulary moved
+there. ``recordings.csv`` or ``.parquet`` beside them lists the waveforms: person_id or visit_occurrence_id, path, and
+where they apply channel, signal, start, fs_hz.
 
 Source: OHDSI Common Data Model 5.4, https://ohdsi.github.io/CommonDataModel/cdm54.html.
 """
@@ -27,11 +28,12 @@ from phewas.cohorts.assemble import (
     to_encounters,
     told,
     with_strangers,
+    years_since,
 )
-from phewas.cohorts.base import CohortCard, fingerprint_of, load_card, require_root
+from phewas.cohorts.base import FolderSource, fingerprint_of, load_card, require_root
 from phewas.cohorts.csvtext import TextTable, parse_number
 from phewas.cohorts.listed import COLUMNS, take_recordings
-from phewas.cohorts.omop_tables import open_store
+from phewas.cohorts.omop_tables import MOVED, open_store
 from phewas.schema import Recordings
 
 PERSON = ("person_id", "gender_concept_id", "year_of_birth")
@@ -54,14 +56,8 @@ _WORDS = {"icd9": "ICD9CM", "icd9cm": "ICD9CM", "icd10": "ICD10", "icd10cm": "IC
 
 
 @dataclass(frozen=True)
-class Omop:
+class Omop(FolderSource):
     """The source ``omop``."""
-
-    card: CohortCard
-
-    def data_root(self, root: Path | None, run: Path) -> Path:
-        """Return `root`."""
-        return require_root(root, self.card)
 
     def fingerprint(self, root: Path | None) -> str:
         """Hash every table that is read, or the database file, and the recordings table, byte by byte."""
@@ -78,7 +74,7 @@ class Omop:
         with open_store(root, self.card) as store:
             return {
                 "files": [p.relative_to(root).as_posix() for p in store.files],
-                "missing": [n for n in ("concept", "observation") if not store.has(n)]
+                "missing": [n for n in ("concept", *MOVED) if not store.has(n)]
                 + ([] if listed else [RECORDINGS]),
                 "n_encounters": store.read("visit_occurrence", needs=["person_id"], table="encounters").n_rows,
                 "n_recordings": read_any(listed, needs=["path"], table="recordings").n_rows if listed else 0,
@@ -99,10 +95,9 @@ class Omop:
             people = store.read("person", needs=PERSON, optional=PERSON_TOO, table="patients")
             visits = store.read("visit_occurrence", needs=VISIT, optional=VISIT_TOO, table="encounters")
             noted = store.read("condition_occurrence", needs=CONDITION, optional=CONDITION_TOO, table="diagnoses")
-            observed = store.observations()
-            concepts = store.icd_concepts(
-                pl.concat([noted.rows["condition_source_concept_id"], observed.rows["observation_source_concept_id"]])
-            )
+            concepts = store.icd_concepts()
+            coded = {"condition_occurrence": noted}
+            coded |= {name: store.moved(name, concepts) for name in MOVED if store.has(name)}
         rows = visits.rows.select(
             "source_row", pl.lit("visit_occurrence").alias("source"),
             pl.col("visit_occurrence_id").alias("encounter_id"), pl.col("person_id").alias("patient_id"),
@@ -116,7 +111,7 @@ class Omop:
         patients, lost = take_patients(persons)
         patients, strangers = with_strangers(patients, kept, table="person")
         encounters = to_encounters(kept, keep=("visit_concept_id",))
-        diagnoses, lost_codes = _diagnoses(noted, observed, concepts, encounters, patients)
+        diagnoses, lost_codes = _diagnoses(coded, concepts, encounters, patients)
         recordings, lost_files, n_files = _recordings(root, encounters, patients)
         finish(
             run,
@@ -124,11 +119,12 @@ class Omop:
             encounters=encounters,
             recordings=recordings,
             diagnoses=diagnoses,
-            rejects=[people.rejects, visits.rejects, noted.rejects, observed.rejects, *rejects, *unread, *lost,
+            rejects=[people.rejects, visits.rejects, *(t.rejects for t in coded.values()), *rejects, *unread, *lost,
                      strangers, *lost_codes, *lost_files],
             channel=self.card.index_channel,
-            n_read={"encounters": visits.n_rows, "diagnoses": noted.n_rows + len(observed.rows),
-                    "recordings": n_files},
+            n_read={"encounters": visits.n_rows, "recordings": n_files,
+                    "diagnoses": noted.n_rows + sum(len(t.rows) for n, t in coded.items() if n in MOVED)},
+            notes=[(t.n_rows, len(t.rows), f"rows of {n} with an ICD code") for n, t in coded.items() if n in MOVED],
         )  # fmt: skip
 
 
@@ -171,8 +167,9 @@ def _persons(people: TextTable) -> tuple[pl.DataFrame, pl.DataFrame, list[pl.Dat
 def _ages(rows: pl.DataFrame, births: pl.DataFrame) -> pl.DataFrame:
     """Set the age at the start of the visit in years."""
     joined = rows.join(births, on="patient_id", how="left", maintain_order="left")
-    years = (pl.col("start").dt.date() - pl.col("born")).dt.total_days() / 365.25
-    return joined.with_columns(pl.when(years.is_between(0, 130)).then(years).alias("age")).drop("born")
+    return joined.with_columns(pl.col("start").dt.date().alias("day")).with_columns(
+        years_since("born", "day").alias("age")
+    ).drop("born", "day")  # fmt: skip
 
 
 def _coded(rows: pl.DataFrame, concepts: pl.DataFrame, kind: str) -> pl.DataFrame:
@@ -195,16 +192,14 @@ def _coded(rows: pl.DataFrame, concepts: pl.DataFrame, kind: str) -> pl.DataFram
 
 
 def _diagnoses(
-    noted: TextTable, observed: TextTable, concepts: pl.DataFrame, encounters: pl.DataFrame, patients: pl.DataFrame
+    coded: dict[str, TextTable], concepts: pl.DataFrame, encounters: pl.DataFrame, patients: pl.DataFrame
 ) -> tuple[pl.DataFrame, list[pl.DataFrame]]:
-    """Return the diagnoses of both tables; each is dated by its own start and belongs to its visit."""
+    """Return the diagnoses of all tables; each is dated by its own start and belongs to its visit."""
     parts, lost = [], []
-    for table, kind, date in (
-        (noted, "condition", "condition_start_date"), (observed, "observation", "observation_date"),
-    ):  # fmt: skip
-        rows = _coded(table.rows, concepts, kind).with_columns(
-            pl.lit(f"{kind}_occurrence" if kind == "condition" else kind).alias("source")
-        )
+    for name, table in coded.items():
+        kind = MOVED.get(name, "condition")
+        rows = _coded(table.rows, concepts, kind).with_columns(pl.lit(name).alias("source"))
+        date = "condition_start_date" if kind == "condition" else f"{kind}_date"
         rows, unread = read_dates(rows, date)
         lost.append(unread)
         parts.append(

@@ -18,10 +18,12 @@ from phewas.errors import CohortError, nearest
 from phewas.schema import Rejects
 
 TABLES = ("person", "visit_occurrence", "condition_occurrence")
-OPTIONAL = ("concept", "observation")
+# Tables to which a vocabulary moves ICD codes that are no conditions (Z codes, for one), and how their columns begin.
+MOVED = {"observation": "observation", "measurement": "measurement", "procedure_occurrence": "procedure"}
+OPTIONAL = ("concept", *MOVED)
 VOCABULARIES = ("ICD9CM", "ICD10CM", "ICD10")
-OBSERVATION = ("person_id", "observation_date", "observation_source_concept_id")
-OBSERVATION_TOO = ("visit_occurrence_id", "observation_source_value")
+# A source value that names a diagnosis code system itself; procedure systems have further letters behind the 9 or 10.
+NAMED_ICD = r"(?i)(?:^\s*ICD-?(?:9|10)(?:-?CM)?\s*[:|/^])|(?:[|^]\s*ICD-?(?:9|10)(?:-?CM)?\s*$)"
 CONCEPT = ("concept_id", "vocabulary_id", "concept_code")
 
 
@@ -37,35 +39,38 @@ class Store:
         """Tell whether a table is there."""
         return name in self.tables
 
-    def read(self, name: str, *, needs: Sequence[str], table: str, optional: Sequence[str] = ()) -> TextTable:
+    def read(
+        self, name: str, *, needs: Sequence[str], table: str, optional: Sequence[str] = (), only: pl.Expr | None = None
+    ) -> TextTable:
         """Return columns of a table as numbered text; see `phewas.cohorts.anyfile.read_any`."""
         if self.database is None:
-            return read_any(self.tables[name], needs=needs, optional=optional, table=table, source=name)
+            return read_any(self.tables[name], needs=needs, optional=optional, table=table, source=name, only=only)
         wanted = list(dict.fromkeys([*needs, *optional]))
         there = self._columns(name, needs)
         # Rows of a database have no order of their own; sorted text gives the same numbers on every run.
         listed = ", ".join(f'CAST("{there[c]}" AS VARCHAR) AS "{c}"' for c in wanted if c in there)
-        frame = self._ask(f'SELECT {listed} FROM "{self.tables[name].name}" ORDER BY ALL', name)
-        text = text_of(frame)
-        number = pl.Series("source_row", range(1, len(frame) + 1), dtype=pl.Int64)
-        rows = text.select(number, *(pl.col(c) if c in there else ABSENT.alias(c) for c in wanted))
-        return TextTable(rows, Rejects.empty(), len(frame))
+        parts, n_rows = [], 0
+        for frame in self._ask(f'SELECT {listed} FROM "{self.tables[name].name}" ORDER BY ALL', name):
+            number = pl.Series("source_row", range(n_rows + 1, n_rows + 1 + len(frame)), dtype=pl.Int64)
+            n_rows += len(frame)
+            text = text_of(frame)
+            rows = text.select(number, *(pl.col(c) if c in there else ABSENT.alias(c) for c in wanted))
+            parts.append(rows if only is None else rows.filter(only))
+        return TextTable(pl.concat(parts), Rejects.empty(), n_rows)
 
-    def icd_concepts(self, used: pl.Series) -> pl.DataFrame:
-        """Return concept_id, vocabulary_id and concept_code of the ICD concepts among those `used`; all text.
+    def icd_concepts(self) -> pl.DataFrame:
+        """Return concept_id, vocabulary_id and concept_code of the ICD concepts; all text.
 
         Without a concept table there are none, and every code is read from its source value.
         """
-        empty = pl.DataFrame(schema=dict.fromkeys(CONCEPT, pl.String))
-        ids = used.drop_nulls().unique().sort()
-        if not self.has("concept") or not len(ids):
-            return empty
-        wanted = pl.col("concept_id").is_in(ids.implode()) & pl.col("vocabulary_id").is_in(VOCABULARIES)
-        return self._concepts(wanted).drop_nulls().unique("concept_id", keep="first", maintain_order=True)
+        if not self.has("concept"):
+            return pl.DataFrame(schema=dict.fromkeys(CONCEPT, pl.String))
+        found = self._concepts(pl.col("vocabulary_id").is_in(VOCABULARIES))
+        return found.drop_nulls().unique("concept_id", keep="first", maintain_order=True)
 
     def _concepts(self, wanted: pl.Expr) -> pl.DataFrame:
         if self.database is not None:
-            return self.read("concept", needs=CONCEPT, table="diagnoses").rows.filter(wanted).select(CONCEPT)
+            return self.read("concept", needs=CONCEPT, table="diagnoses", only=wanted).rows.select(CONCEPT)
         path = self.tables["concept"]
         if path.name.lower().endswith(".parquet"):
             lazy, places = scan_parquet(path, needs=CONCEPT)
@@ -87,19 +92,23 @@ class Store:
         except (pl.exceptions.PolarsError, OSError) as error:
             raise CohortError(f"{path.name} is damaged: {type(error).__name__}", cure="obtain it again") from error
 
-    def observations(self) -> TextTable:
-        """Return the rows of ``observation`` whose source concept is an ICD code; no other row is a diagnosis."""
-        columns = (*OBSERVATION, *OBSERVATION_TOO)
-        none = pl.DataFrame(schema={"source_row": pl.Int64} | dict.fromkeys(columns, pl.String))
-        if not self.has("observation") or not self.has("concept"):
-            return TextTable(none, Rejects.empty(), 0)
-        got = self.read("observation", needs=OBSERVATION, optional=OBSERVATION_TOO, table="diagnoses")
-        known = self.icd_concepts(got.rows["observation_source_concept_id"])["concept_id"]
-        rows = got.rows.filter(pl.col("observation_source_concept_id").is_in(known.implode()).fill_null(value=False))
-        return TextTable(rows.select("source_row", *columns), got.rejects, got.n_rows)
+    def moved(self, name: str, concepts: pl.DataFrame) -> TextTable:
+        """Return the rows of one of the tables in `MOVED` that hold an ICD code; no other row of it is a diagnosis.
+
+        Such a row has one of the ICD `concepts` as its source concept, or names the code system in its source value.
+        In ``procedure_occurrence`` only the concept counts: ICD-9-CM is also the name of a list of procedures.
+        """
+        kind = MOVED[name]
+        needs = ("person_id", f"{kind}_date", f"{kind}_source_concept_id", f"{kind}_source_value")
+        concept, value = pl.col(needs[2]), pl.col(needs[3])
+        only = concept.is_in(concepts["concept_id"].implode()).fill_null(value=False)
+        if name != "procedure_occurrence":
+            only |= value.str.contains(NAMED_ICD).fill_null(value=False)
+        more = ("visit_occurrence_id", needs[3])
+        return self.read(name, needs=needs[:3], optional=more, table="diagnoses", only=only)
 
     def _columns(self, name: str, needs: Sequence[str]) -> dict[str, str]:
-        frame = self._ask(f'SELECT * FROM "{self.tables[name].name}" LIMIT 0', name)
+        frame = next(self._ask(f'SELECT * FROM "{self.tables[name].name}" LIMIT 0', name))
         lower = {c.lower(): c for c in frame.columns}
         for need in needs:
             if need not in lower:
@@ -107,18 +116,18 @@ class Store:
                                   expected=", ".join(needs))  # fmt: skip
         return lower
 
-    def _ask(self, query: str, name: str) -> pl.DataFrame:
+    def _ask(self, query: str, name: str) -> Iterator[pl.DataFrame]:
+        """Yield the rows of an answer in parts; an empty part first, so that there is always one."""
         try:
             found = self.database.execute(query)
             # Every column is asked for as text, so that plain rows do: no version of Arrow has to agree with another.
             schema = {str(column[0]): pl.String for column in found.description}
-            parts = [pl.DataFrame(schema=schema)]
+            yield pl.DataFrame(schema=schema)
             while rows := found.fetchmany(CHUNK_ROWS):
-                parts.append(pl.DataFrame(rows, schema=schema, orient="row"))
+                yield pl.DataFrame(rows, schema=schema, orient="row")
         except _duckdb().Error as error:
             raise CohortError(f"the table {name} of the database cannot be read: {type(error).__name__}",
                               expected="the tables of OMOP CDM 5.4") from error  # fmt: skip
-        return pl.concat(parts)
 
 
 def _duckdb() -> Any:

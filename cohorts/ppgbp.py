@@ -19,6 +19,7 @@ import polars as pl
 from phewas.cohorts.base import (
     CohortCard,
     CohortTables,
+    FolderSource,
     Loss,
     fingerprint_of,
     flow_row,
@@ -121,14 +122,8 @@ def _number(value: Any) -> float | None:
 
 
 @dataclass(frozen=True)
-class Ppgbp:
+class Ppgbp(FolderSource):
     """The source ``ppgbp``."""
-
-    card: CohortCard
-
-    def data_root(self, root: Path | None, run: Path) -> Path:
-        """Return `root`."""
-        return require_root(root, self.card)
 
     def fingerprint(self, root: Path | None) -> str:
         """Hash the workbook and every recording: ten megabytes in all."""

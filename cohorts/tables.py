@@ -25,7 +25,7 @@ from phewas.cohorts.assemble import (
     take_patients,
     to_encounters,
 )
-from phewas.cohorts.base import CohortCard, fingerprint_of, load_card, require_root
+from phewas.cohorts.base import CohortCard, FolderSource, fingerprint_of, load_card, require_root
 from phewas.cohorts.csvtext import TextTable, parse_number, parse_time
 from phewas.cohorts.listed import COLUMNS as RECORDING_COLUMNS
 from phewas.cohorts.listed import take_recordings
@@ -209,19 +209,13 @@ def read_section(section: Section, columns: tuple[str, ...], *, table: str) -> T
 
 
 @dataclass(frozen=True)
-class Tables:
+class Tables(FolderSource):
     """The source ``tables``."""
-
-    card: CohortCard
 
     def card_for(self, root: Path) -> CohortCard:
         """Return the card with title, index channel and publicity of the description in `root`."""
         said = describe(root)
         return replace(self.card, title=said.title, index_channel=said.channel, public=said.public)
-
-    def data_root(self, root: Path | None, run: Path) -> Path:
-        """Return `root`."""
-        return require_root(root, self.card)
 
     def fingerprint(self, root: Path | None) -> str:
         """Hash the description, the tables, and name and size of each file that the recordings name."""

@@ -28,8 +28,10 @@ LAST_SHARDED = "segments"
 
 # Where each step writes, below the run directory. Names that begin with a dot are unfinished work.
 WRITES: dict[str, tuple[str, ...]] = {
+    # official_splits is there only where the source brings a split by patient.
     "cohort": tuple(
-        f"cohort/{name}.parquet" for name in ("patients", "encounters", "recordings", "diagnoses", "rejects", "flow")
+        f"cohort/{name}.parquet"
+        for name in ("patients", "encounters", "recordings", "diagnoses", "rejects", "flow", "official_splits")
     ),
     "split": ("cohort/splits.parquet", "cohort/disjointness.json", "cohort/flow_split.parquet"),
     "phenotypes": ("phenotypes/**/*",),

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from phewas.cohorts.emulator.draws import Draws, Floats, Ints
-from phewas.cohorts.emulator.planted import PLANTED_HOSPITAL
+from phewas.cohorts.emulator.planted import PLANTED
 from phewas.cohorts.emulator.text import Flags
 from phewas.mappings.icd import normalise
 
@@ -52,7 +52,7 @@ def code_pool() -> CodePool:
     with resources.as_file(folder / "phecode1.2.phenotypes.parquet") as file:
         phenotypes = pl.read_parquet(file)
     root = pl.col("phenotype").str.split(".").list.first()
-    taken = {p.phecode.split(".")[0] for p in PLANTED_HOSPITAL}
+    taken = {p.phecode.split(".")[0] for p in PLANTED}
     codes = codes.with_columns(normalise(pl.col("code"), pl.col("vocabulary")).alias("dotted"))
     ten = codes.filter(pl.col("vocabulary") == "ICD10CM").sort("code")
     # A code that begins another one is a category: nobody is billed for it.
@@ -79,9 +79,9 @@ def code_pool() -> CodePool:
     sex = ten["sex"].to_numpy()
     own = pl.DataFrame(
         {
-            "code10": [p.code for p in PLANTED_HOSPITAL],
-            "code9": [p.icd9 or None for p in PLANTED_HOSPITAL],
-            "phenotype": [p.phecode for p in PLANTED_HOSPITAL],
+            "code10": [p.code for p in PLANTED],
+            "code9": [p.icd9 or None for p in PLANTED],
+            "phenotype": [p.phecode for p in PLANTED],
         }
     ).join(phenotypes, on="phenotype", how="left", maintain_order="left")
     columns = ["code10", "code9", "phenotype", "description", "chapter", "chapter_order"]

@@ -16,7 +16,7 @@ from scipy.stats import nbinom
 
 from phewas.cohorts.emulator.draws import Draws, Floats, Ints, runs
 from phewas.cohorts.emulator.options import Options
-from phewas.cohorts.emulator.planted import PLANTED_HOSPITAL, Planted
+from phewas.cohorts.emulator.planted import PLANTED, Planted
 from phewas.seeds import generator
 
 LOWEST_ID, HIGHEST_ID = 98_870_000, 99_999_999
@@ -180,9 +180,10 @@ class Hospital:
 
     def _onsets(self, index: Ints, sex: Ints, age: Floats, rows: Ints, opening_day: Ints) -> Floats:
         """Return the days on which planted conditions begin; patients without history have none."""
-        out = np.full((len(index), len(PLANTED_HOSPITAL)), np.nan)
-        for k, planted in enumerate(PLANTED_HOSPITAL):
-            has = self.draws.happens(chances(planted, age=age, sex=sex), "condition", index, k) & (rows > 0)
+        out = np.full((len(index), len(PLANTED)), np.nan)
+        for k, planted in enumerate(PLANTED):
+            chance = chances(planted, self.options, age=age, sex=sex)
+            has = self.draws.happens(chance, "condition", index, k) & (rows > 0)
             days: Ints = opening_day + self.days_from_opening("onset", index, k)
             out[has, k] = days[has]
         return out
@@ -212,11 +213,12 @@ class Hospital:
 CHRONO_DAYS = (419, 548)
 
 
-def chances(planted: Planted, *, age: Floats, sex: Ints) -> Floats:
+def chances(planted: Planted, options: Options, *, age: Floats, sex: Ints) -> Floats:
     """Return the probability per patient of ever having a condition."""
-    share = np.full(len(age), planted.share)
-    if planted.kind == "age" or planted.older:
-        share = planted.share / (1 + np.exp(-(age - 62) / 7))
+    most = planted.share if planted.kind == "rare" else max(planted.share, options.least_share)
+    share = np.full(len(age), most)
+    if planted.kind == "age" or (planted.older and options.effects_follow_age):
+        share = most / (1 + np.exp(-(age - 62) / 7))
     if planted.sex:
         share = np.where(sex == SEXES.index(planted.sex), share, 0.0)
     return share

@@ -23,7 +23,7 @@ from phewas.cohorts.emulator.headers import SUMMARY_COLUMNS
 from phewas.cohorts.emulator.history import history_rows, medication_rows
 from phewas.cohorts.emulator.hospital import OPENS_DAY, Block, Hospital
 from phewas.cohorts.emulator.options import Options
-from phewas.cohorts.emulator.planted import PLANTED_HOSPITAL
+from phewas.cohorts.emulator.planted import PLANTED
 from phewas.cohorts.emulator.text import append
 from phewas.cohorts.emulator.traces import RATES_HZ, write_block
 from phewas.cohorts.emulator.visits import visit_rows
@@ -173,7 +173,7 @@ def _write_tables(growing: Path, hospital: Hospital, block_patients: int) -> tup
     o = hospital.options
     names = [name for name in TABLES if name != "numerics" or o.numerics]
     rows = dict.fromkeys(names, 0)
-    n_planted = len(PLANTED_HOSPITAL)
+    n_planted = len(PLANTED)
     patients, visits, monitored = np.zeros(n_planted, int), np.zeros(n_planted, int), 0
     with contextlib.ExitStack() as stack:
         files: dict[str, IO[Any]] = {n: stack.enter_context(atomic(growing / f"{n}.csv")) for n in names}
@@ -284,13 +284,13 @@ def _describe(
             "phecode": p.phecode,
             "kind": p.kind,
             "carries": p.carries or None,
-            "follows_age": p.kind == "age" or p.older,
+            "follows_age": p.kind == "age" or (p.older and o.effects_follow_age),
             "sex": p.sex or "both",
             "share_of_patients": round(int(n) / o.patients, 4),
             "share_of_monitored_visits": round(int(v) / max(monitored, 1), 4),
             "n_case_patients": int(n),
         }
-        for p, n, v in zip(PLANTED_HOSPITAL, counts["n_case_patients"], counts["n_monitored_case_visits"], strict=True)
+        for p, n, v in zip(PLANTED, counts["n_case_patients"], counts["n_monitored_case_visits"], strict=True)
     ]
     return {
         "emulated": True,

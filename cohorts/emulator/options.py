@@ -41,6 +41,10 @@ class Options:
         patients with waveforms come out].
     los_median_h, los_p95_h
         Hours in the emergency department; the 95th percentile is [A].
+    least_share, effects_follow_age
+        Every planted condition that is not rare befalls at least this share of the patients (of its sex; of the oldest
+        where it follows age); False keeps age out of the conditions that change the signal. For cohorts of some hundred
+        patients, in which a hospital's own shares leave too few cases [A].
     no_history, history_median, history_p99, history_max
         Share of patients without a row in pmh.csv [A]; rows of the others, lognormal [A], cut at a maximum [A].
     history_repeats
@@ -134,6 +138,8 @@ class Options:
     monitored_within_patient: float = 0.7
     los_median_h: float = 5.0
     los_p95_h: float = 24.0
+    least_share: float = 0.0
+    effects_follow_age: bool = True
     no_history: float = 0.12
     history_median: float = 25.0
     history_p99: float = 600.0
@@ -215,12 +221,25 @@ TRAPS: tuple[str, ...] = tuple(
 )
 
 # Shorter recordings where disk counts: 24 s instead of 4 min at the median, 1 min of overlap instead of 10.
+# fmt: off
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"patients": 40, "duration_scale": 0.1, "segments_max": 2, "segment_max_s": 400.0},
+    # Few patients, and so common conditions; a signal at nearly every visit, short, and mostly the pulse alone.
+    "demo": {
+        "patients": 600, "visits_mean": 1.35, "monitored": 0.95, "least_share": 0.27, "effects_follow_age": False,
+        "no_history": 0.0, "history_median": 6.0, "history_p99": 40.0, "both_channels": 0.10, "ecg_only": 0.02,
+        "ppg_only": 0.87, "resp_only": 0.01, "resp_share": 0.10, "long_overlap": 0.05, "long_overlap_s": 20.0,
+        "segments_median": 2.0, "segments_p99": 8.0, "segments_max": 4, "segment_median_s": 50.0, "segment_sigma": 0.7,
+        "segment_max_s": 200.0, "unknown_patients": 0.002, "blank_mrn": 0.002, "short_rows": 0.002,
+        "repeated_visits": 0.01, "no_dat": 0.004, "no_hea": 0.004, "truncated": 0.004, "zero_length": 0.004,
+        "no_date": 0.004, "time_24": 0.004, "unparsable": 0.004, "other_rate": 0.004, "not_in_summary": 0.008,
+        "only_in_summary": 0.008, "wrong_summary": 0.008, "unknown_visit": 0.008,
+    },
     "small": {"patients": 2_000, "duration_scale": 0.1, "segments_max": 8},
     "study": {"patients": 15_000, "duration_scale": 0.1, "segments_max": 12, "numerics": False},
     "full": {"patients": 70_545, "waveforms": False, "numerics": False},
 }
+# fmt: on
 
 _POSITIVE = ("visits_mean", "age_mean", "age_sd", "los_median_h", "history_median", "segments_median",
              "segment_median_s", "segment_max_s", "duration_scale", "long_overlap_s", "frequent_mean")  # fmt: skip
@@ -234,7 +253,7 @@ def options(preset: str = "small", *, settings: Sequence[str] = (), **given: Any
     Parameters
     ----------
     preset
-        ``tiny``, ``small``, ``study`` or ``full``.
+        ``tiny``, ``demo``, ``small``, ``study`` or ``full``.
     settings
         Texts ``key=value``, as on the command line; ``true`` and ``false`` for switches.
     **given

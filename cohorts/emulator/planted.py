@@ -24,14 +24,13 @@ class Planted:
         Phecode 1.2 that the code leads to.
     kind
         ``effect`` shifts the pulse from its onset on; ``age`` depends on age alone; ``null`` on nothing; ``sex`` on
-        nothing within one sex; ``rare`` is below the case policy at demo size.
+        nothing within one sex; ``rare`` is below the case policy in small cohorts.
     share
         Probability per patient (of that sex); for ``age`` the largest one, reached in old age.
     sex
         F or M where only they can have it, else empty.
     carries
-        What an ``effect`` changes in the signal: rhythm, rate, shape, notch or breathing; empty in the demo's table,
-        where the code alone says so.
+        What an ``effect`` changes in the signal: rhythm, rate, shape, notch or breathing.
     older
         Whether an ``effect`` also becomes likelier with age, so that age explains a part of it.
     """
@@ -46,41 +45,9 @@ class Planted:
     older: bool = False
 
 
-#: The demo's table: few phenotypes, each common, so that some hundred patients are enough.
+#: Shares near those of a hospital; the options `least_share` and `effects_follow_age` change them for small cohorts.
+#: Every other code that the patients have is a null, too: it depends on nothing but, where its phenotype does, the sex.
 PLANTED: tuple[Planted, ...] = (
-    Planted("I48.91", "427.31", "427.21", "effect", 0.27),
-    Planted("I50.9", "428.0", "428.1", "effect", 0.27),
-    Planted("I10", "401.9", "401.1", "effect", 0.36),
-    Planted("I70.0", "440.0", "440.9", "effect", 0.27),
-    Planted("J44.9", "496", "496", "effect", 0.27),
-    Planted("H26.9", "366.9", "366", "age", 0.85),
-    Planted("M19.90", "715.90", "740.9", "age", 0.75),
-    Planted("N40.0", "600.00", "600", "sex", 0.30, "M"),
-    Planted("E78.5", "272.4", "272.1", "null", 0.30),
-    Planted("K21.9", "530.81", "530.11", "null", 0.28),
-    Planted("F41.9", "300.00", "300.1", "null", 0.26),
-    Planted("G47.00", "780.52", "327.4", "null", 0.25),
-    Planted("E03.9", "244.9", "244.4", "null", 0.22),
-    Planted("D64.9", "285.9", "285", "null", 0.24),
-    Planted("N39.0", "599.0", "591", "null", 0.22),
-    Planted("L30.9", "692.9", "939", "null", 0.20),
-    Planted("H91.90", "389.9", "389", "null", 0.20),
-    Planted("J30.9", "477.9", "476", "null", 0.24),
-    Planted("K64.9", "455.6", "455", "null", 0.22),
-    Planted("E55.9", "268.9", "261.4", "null", 0.26),
-    Planted("G43.909", "346.90", "340", "null", 0.20),
-    Planted("N20.0", "592.0", "594.1", "null", 0.20),
-    Planted("M54.9", "724.5", "760", "null", 0.28),
-    Planted("G35", "340", "335", "rare", 0.008),
-    Planted("M32.9", "710.0", "695.42", "rare", 0.006),
-    Planted("K50.90", "555.9", "555.1", "rare", 0.008),
-    Planted("D86.9", "135", "697", "rare", 0.006),
-    Planted("G20", "332.0", "332", "rare", 0.010),
-)
-
-#: The table of an emulated hospital of any size, with shares closer to those of a hospital. Every other code that its
-#: patients have is a null, too: it depends on nothing but, where the phenotype has one, the sex.
-PLANTED_HOSPITAL: tuple[Planted, ...] = (
     Planted("I48.91", "427.31", "427.21", "effect", 0.24, carries="rhythm", older=True),
     Planted("I50.9", "428.0", "428.1", "effect", 0.12, carries="rate"),
     Planted("I70.0", "440.0", "440.9", "effect", 0.10, carries="shape"),
@@ -117,20 +84,4 @@ COMPLAINTS: tuple[tuple[str, str, str, str], ...] = (
     ("R55", "780.2", "Syncope and collapse", "SYNCOPE"),
     ("L03.90", "682.9", "Cellulitis, unspecified", "LEG SWELLING"),
     ("R11.2", "787.01", "Nausea with vomiting, unspecified", "EMESIS"),
-)
-
-# Cells as hospitals write them: (code type, code). None of them may become a diagnosis of a planted phenotype.
-MALFORMED: tuple[tuple[str, str], ...] = (
-    ("Dx10", ""),
-    ("Dx10", "IMO0001"),
-    ("Dx10", "NA"),
-    ("Dx10", "Z87891, Z8739"),
-    ("Dx10", "s93.401x"),
-    ("Dx10", "0DTJ4ZZ"),
-    ("", "Z23"),
-    ("CPT", "99284"),
-    ("Dx10", "z23 "),
-    ("Dx10", "T40.2X5"),
-    ("Dx9", "v70.0"),
-    ("Dx10", "not a code"),
 )

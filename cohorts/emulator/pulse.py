@@ -1,13 +1,8 @@
-"""Made-up pulse waves, ECG and breathing for the emulated cohort, and the WFDB files that hold them.
-
-The pulse is a sum of two Gaussian waves over each beat (the main wave and the dicrotic wave), the usual minimal model
-of a photoplethysmogram; breathing modulates amplitude, baseline and beat intervals. Diseases of the emulated cohort
-shift the traits below.
+"""The traits of a made-up pulse wave, which diseases of the emulated hospital shift, and the WFDB files of signals.
 
 References
 ----------
-Rubins, Med Biol Eng Comput 46:1271 (2008), for Gaussian decomposition of the pulse wave.
-WFDB header and signal specification, https://physionet.org/physiotools/wag/, for the files.
+WFDB header and signal specification, https://physionet.org/physiotools/wag/.
 """
 
 from __future__ import annotations
@@ -57,59 +52,6 @@ class Traits:
     breath_depth: float
     breath_per_min: float
     noise: float
-
-
-def _beats(rng: np.random.Generator, duration_s: float, traits: Traits) -> tuple[Wave, Wave]:
-    """Return onset times in seconds and beat intervals in seconds, from before 0 to after the end."""
-    mean_s = 60.0 / traits.rate_per_min
-    count = int(duration_s / mean_s * 1.5) + 12
-    breath = np.sin(2 * np.pi * traits.breath_per_min / 60 * mean_s * np.arange(count) + rng.uniform(0, 2 * np.pi))
-    sway = 0.0 if traits.irregular else 0.02
-    rr = mean_s * np.maximum(1 + sway * breath + traits.rr_cv * rng.standard_normal(count), 0.45)
-    onsets = np.cumsum(rr) - rr - rng.uniform() * rr[0]
-    return onsets, rr
-
-
-def pulse(rng: np.random.Generator, *, n_samples: int, fs_hz: float, traits: Traits) -> Wave:
-    """Return a pulse wave, float64 [n_samples], about 1 high, around 0.5."""
-    t = np.arange(n_samples) / fs_hz
-    onsets, rr = _beats(rng, n_samples / fs_hz, traits)
-    beat = np.searchsorted(onsets, t, side="right") - 1
-    phase = (t - onsets[beat]) / rr[beat]
-    height = 1 + traits.amplitude_cv * rng.standard_normal(len(rr))
-    if traits.irregular:
-        height += 0.7 * (np.roll(rr, 1) / rr.mean() - 1)
-    breath = np.sin(2 * np.pi * traits.breath_per_min / 60 * t + rng.uniform(0, 2 * np.pi))
-    shape = np.exp(-0.5 * ((phase - traits.rise) / (0.42 * traits.rise)) ** 2)
-    shape += traits.notch * np.exp(-0.5 * ((phase - traits.rise - 0.30) / 0.09) ** 2)
-    drift = 0.05 * np.sin(2 * np.pi * rng.uniform(0.01, 0.04) * t + rng.uniform(0, 2 * np.pi))
-    wave = np.clip(height[beat], 0.2, 2.0) * (1 + traits.breath_depth * breath) * shape
-    return np.asarray(wave + traits.breath_depth * breath + drift + traits.noise * rng.standard_normal(n_samples))
-
-
-def ecg(rng: np.random.Generator, *, n_samples: int, fs_hz: float, traits: Traits) -> Wave:
-    """Return an ECG in millivolts, float64 [n_samples]: P, QRS and T as Gaussians, with mains hum."""
-    t = np.arange(n_samples) / fs_hz
-    onsets, _ = _beats(rng, n_samples / fs_hz, traits)
-    beat = np.searchsorted(onsets, t, side="right") - 1
-    since_s = t - onsets[beat]
-    wave = np.zeros(n_samples)
-    for centre_s, width_s, height in (
-        (0.08, 0.02, 0.12),
-        (0.19, 0.008, -0.1),
-        (0.21, 0.009, 1.0),
-        (0.23, 0.009, -0.2),
-        (0.42, 0.045, 0.28),
-    ):
-        wave += height * np.exp(-0.5 * ((since_s - centre_s) / width_s) ** 2)
-    return np.asarray(wave + 0.02 * np.sin(2 * np.pi * 60 * t) + 0.02 * rng.standard_normal(n_samples))
-
-
-def breathing(rng: np.random.Generator, *, n_samples: int, fs_hz: float, traits: Traits) -> Wave:
-    """Return a breathing wave in ohm, float64 [n_samples]."""
-    t = np.arange(n_samples) / fs_hz
-    wave = np.sin(2 * np.pi * traits.breath_per_min / 60 * t + rng.uniform(0, 2 * np.pi))
-    return np.asarray(wave + 0.05 * rng.standard_normal(n_samples))
 
 
 # Full scale of a stored sample, by format; the code below the smallest value stands for a missing sample.

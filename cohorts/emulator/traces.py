@@ -10,7 +10,7 @@ import numpy as np
 
 from phewas.cohorts.emulator.hospital import Block, Hospital
 from phewas.cohorts.emulator.options import Options
-from phewas.cohorts.emulator.planted import PLANTED_HOSPITAL
+from phewas.cohorts.emulator.planted import PLANTED
 from phewas.cohorts.emulator.pulse import Wave, storage_for, write_record
 from phewas.cohorts.emulator.signal import LATENTS, Heart, traits_of
 from phewas.seeds import generator
@@ -174,7 +174,7 @@ def write_block(root: Path | None, hospital: Hospital, block: Block) -> Summary:
         csn = int(block.csn[visit])
         out += _summary(hospital.options, csn, plan, faults)
         if root is not None:
-            has = [PLANTED_HOSPITAL[k] for k in np.flatnonzero(begun[visit]).tolist()]
+            has = [PLANTED[k] for k in np.flatnonzero(begun[visit]).tolist()]
             carried = frozenset(planted.carries for planted in has if planted.carries)
             opening = EPOCH + dt.timedelta(seconds=int(block.roomed_s[visit]))
             known = [csn, csn - STRANGER] if faults[3] < hospital.options.unknown_visit else [csn]

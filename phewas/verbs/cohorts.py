@@ -81,7 +81,9 @@ def _card(card: CohortCard) -> list[str]:
         ("encoder", f"{card.encoder}, {card.fit}"),
         ("covariates", ", ".join(card.covariates) or "none besides age and sex"),
     ]
-    if card.pretraining_name:
+    if card.pretraining_name == "unknown":
+        rows.append(("contamination", "cannot be excluded for a pretrained encoder, unless its patients are listed"))
+    elif card.pretraining_name:
         rows.append(("contamination", f"counted as met by encoders pretrained on {card.pretraining_name}"))
     for title, text in rows:
         first, *rest = _wrapped(text, width=_WIDTH - 18)

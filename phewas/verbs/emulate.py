@@ -21,6 +21,7 @@ class Preset(StrEnum):
     """Sizes."""
 
     tiny = "tiny"
+    demo = "demo"
     small = "small"
     study = "study"
     full = "full"
@@ -38,7 +39,8 @@ def emulate(
     preset: Annotated[
         Preset,
         typer.Option(
-            help="tiny: 40 patients, 5 MB. small: 2,000, 1 GB. study: 15,000, 9 GB. full: 70,545, tables only, 0.6 GB.",
+            help="tiny: 40 patients, 5 MB. demo: 600, common conditions, 70 MB. small: 2,000, 1 GB. study: 15,000, "
+            "9 GB. full: 70,545, tables only, 0.6 GB.",
             rich_help_panel=WHAT,
         ),
     ] = Preset.small,

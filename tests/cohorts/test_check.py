@@ -175,8 +175,8 @@ def test_other_tables_are_looked_at(tmp_path: Path) -> None:
     (root / "numerics.csv").write_text("CSN,Source,Measure,Value,Time\n" + rows)
     (root / "labs.csv").write_text('CSN,Order_time,Component_result\n9000,,"a, ""b""\nc"\n')
     report = check("mcmed", root=root)
-    assert "numerics.csv: 100 rows (not used yet)" in report.there
-    assert "labs.csv: 1 rows (not used yet)" in report.there
+    assert "numerics.csv: 100 rows (vital signs before the signal)" in report.there
+    assert "labs.csv: 1 rows (not read by a run)" in report.there
     assert "50.0% Celsius, 50.0% Fahrenheit" in warned(report)["unit of Temp of numerics.csv"]
     notes = {f.title: f.evidence for f in report.findings if f.level == "note"}
     assert "Result_time" in notes["labs.csv lacks columns of the data dictionary"]

@@ -1,8 +1,7 @@
-"""The emulated cohort: readable by an independent reader, the same bytes for a seed, and true to its truth file."""
+"""Emulated files as an independent reader sees them, and the emulated cohort of the demo."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,25 +14,14 @@ from sklearn.metrics import roc_auc_score
 
 from phewas.cohorts import get
 from phewas.cohorts.demo import Demo
-from phewas.cohorts.emulator import emulate
-from phewas.cohorts.emulator.demo_people import people
-from phewas.cohorts.emulator.demo_tables import VISIT_COLUMNS
-from phewas.cohorts.emulator.demo_waves import FOLDER_FAULTS, RECORD_FAULTS, traits_of
+from phewas.cohorts.emulator.hospital import Hospital
+from phewas.cohorts.emulator.mcmed import emulate_mcmed
+from phewas.cohorts.emulator.options import options
 from phewas.cohorts.emulator.planted import PLANTED
 from phewas.cohorts.emulator.pulse import FULL_SCALE, Storage, encode, storage_for, write_record
-from phewas.errors import CohortError
-from phewas.mappings.icd import undotted_one
 
 Build = Callable[..., dict[str, pl.DataFrame]]
 SEED = 7
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a tree of 40 patients: enough for every fault once."""
-    root = tmp_path_factory.mktemp("emulated") / "mc-med"
-    emulate(root, patients=40, seed=SEED)
-    return root
 
 
 @pytest.mark.parametrize("fmt", sorted(FULL_SCALE))
@@ -65,124 +53,47 @@ def test_the_range_is_clipped() -> None:
     assert encode(np.array([9.0, -9.0]), Storage("212", 1000.0, 0, "NU"))[1].tolist() == [2047, -2047]
 
 
-def test_every_sound_record_is_read(small: Path, tmp_path: Path, build: Build) -> None:
-    recordings = build(small, tmp_path / "run")["recordings"]
-    assert set(recordings["channel"]) == {"PPG", "ECG_II", "RESP"}
-    undated = 0
-    for row in recordings.iter_rows(named=True):
-        if row["start"] is None:
-            undated += 1
-            continue
-        got = wfdb.rdrecord(str(small / row["path"]).removesuffix(".hea"))
-        assert (got.fs, got.sig_len, got.base_datetime) == (row["fs_hz"], row["n_samples"], row["start"])
-    assert undated == 2
+def test_common_conditions_and_their_effects(tmp_path: Path) -> None:
+    hospital = Hospital(options("demo", patients=3_000).effective(), seed=5)
+    block = hospital.block(0, 3_000)
+    begun, seen = block.begun()[block.monitored], block.monitored
+    age = block.years[seen].astype(float)
+    for k, planted in enumerate(PLANTED):
+        y = begun[:, k]
+        if planted.kind == "rare":
+            assert y.mean() < 0.02, planted
+        elif planted.kind == "effect":
+            assert y.mean() > 0.18, planted
+            assert abs(roc_auc_score(y, age) - 0.5) < 0.05, planted
+        elif planted.kind == "age":
+            assert roc_auc_score(y, age) > 0.75, planted
+        elif planted.kind == "null":
+            assert y.mean() > 0.18, planted
+            assert abs(roc_auc_score(y, age) - 0.5) < 0.05, planted
+    assert sum(p.kind in ("null", "sex") for p in PLANTED) >= 12
+    assert 1.1 < seen.sum() / 3_000 < 1.4
+    # A hospital keeps its own shares, and its rhythm condition follows age.
+    own = Hospital(options("full", patients=3_000).effective(), seed=5).block(0, 3_000)
+    share = (~np.isnan(own.onsets)).mean(axis=0)
+    assert share[[p.code for p in PLANTED].index("J44.9")] < 0.13
+    assert roc_auc_score(own.begun()[:, 0], own.years.astype(float)) > 0.65
 
 
-def test_every_fault_is_there_and_found(small: Path, tmp_path: Path, build: Build) -> None:
-    assert len(RECORD_FAULTS) + len(FOLDER_FAULTS) == 16
-    t = build(small, tmp_path / "run")
+def test_the_demo_has_what_goes_wrong_in_real_files(tmp_path: Path, build: Build) -> None:
+    emulate_mcmed(tmp_path / "mc-med", options=options("demo"), seed=SEED, workers=1)
+    t = build(tmp_path / "mc-med", tmp_path / "run")
     of_files = set(t["rejects"].filter(pl.col("table") == "recordings")["reason"])
-    assert of_files == {
-        "signal_truncated", "signal_missing", "header_missing", "no_date", "header_unreadable", "zero_length",
-        "foreign_file",
-        "unexpected_rate", "several_signals", "unsupported_format", "not_in_summary", "summary_without_files",
-        "unknown_encounter", "summary_mismatch",
-    }  # fmt: skip
+    assert {"signal_truncated", "signal_missing", "header_missing", "no_date", "header_unreadable", "zero_length",
+            "unexpected_rate", "summary_without_files", "not_in_summary", "summary_mismatch",
+            "unknown_encounter"} <= of_files  # fmt: skip
     of_rows = set(t["rejects"].filter(pl.col("table") != "recordings")["reason"])
-    assert {
-        "duplicate_encounter",
-        "duplicate_row",
-        "several_codes",
-        "unknown_patient",
-        "blank_id",
-        "short_row",
-    } <= of_rows
-    # Every row of pmh.csv is a diagnosis, a reject, or both.
+    assert {"duplicate_encounter", "duplicate_row", "several_codes", "unknown_patient", "blank_id",
+            "short_row"} <= of_rows  # fmt: skip
     rows = set(t["diagnoses"].filter(pl.col("source") == "pmh")["source_row"])
     rows |= set(t["rejects"].filter(pl.col("source") == "pmh")["source_row"])
     n = t["flow"].filter(pl.col("unit") == "rows")["n_in"][0]
     assert rows == set(range(1, n + 1))
-
-
-def test_layout_is_that_of_the_data_dictionary(small: Path) -> None:
-    assert len(VISIT_COLUMNS) == 33
-    visits = pl.read_csv(small / "visits.csv", infer_schema=False)
-    assert tuple(visits.columns) == VISIT_COLUMNS
-    assert visits["Dx_ICD10"].str.contains(".", literal=True).any()
-    assert not set(visits["MRN"]) & set(visits["CSN"])
-    for csn in visits["CSN"]:
-        folder = small / "waveforms" / csn[-3:] / csn
-        assert not folder.exists() or {p.name for p in folder.iterdir()} <= {"Pleth", "II", "Resp", "ABP"}
-    # Nothing inside the tree says what it is; the file beside it does.
-    assert json.loads((small.parent / "emulated.json").read_text())["emulated"] is True
-    assert not list(small.glob("*.json"))
-    parts = [set((small / f"split_random_{p}.csv").read_text().split()) for p in ("train", "val", "test")]
-    assert set.union(*parts) == set(visits["CSN"])
-    owner = dict(zip(visits["CSN"], visits["MRN"], strict=True))
-    assert sum(len({owner[c] for c in p}) for p in parts) == len(set(owner.values()))
-
-
-def test_same_seed_same_bytes(small: Path, tmp_path: Path) -> None:
-    again = tmp_path / "again"
-    emulate(again, patients=40, seed=SEED)
-    files = sorted(p.relative_to(small) for p in small.rglob("*") if p.is_file())
-    assert files == sorted(p.relative_to(again) for p in again.rglob("*") if p.is_file())
-    assert all((small / f).read_bytes() == (again / f).read_bytes() for f in files)
-
-
-def test_more_patients_begin_with_the_same() -> None:
-    assert people(patients=60, seed=SEED)[:40] == people(patients=40, seed=SEED)
-    assert people(patients=5, seed=SEED) != people(patients=5, seed=SEED + 1)
-
-
-def test_what_is_planted_and_what_is_not() -> None:
-    persons = people(patients=1500, seed=20_205)
-    seen = [(p, v) for p in persons for v in p.visits if v.monitored]
-    traits = np.array([list(vars(traits_of(p, v, seed=20_205)).values()) for p, v in seen], dtype=float)
-    age = np.array([v.age for _, v in seen])
-    for k, planted in enumerate(PLANTED):
-        y = np.array([k in p.onsets and p.onsets[k] <= v.departure.date() for p, v in seen])
-        if planted.kind == "rare":
-            assert y.mean() < 0.02
-            continue
-        best = max((roc_auc_score(y, t) for t in traits.T), key=lambda a: abs(a - 0.5))
-        with_age = roc_auc_score(y, age)
-        if planted.kind == "effect":
-            assert y.mean() >= 0.15, planted
-            assert abs(best - 0.5) > 0.35, planted
-            assert abs(with_age - 0.5) < 0.06, planted
-        elif planted.kind == "age":
-            assert with_age > 0.75, planted
-            assert abs(best - 0.5) < 0.06, planted
-        else:
-            assert abs(best - 0.5) < 0.08, planted
-            assert abs(with_age - 0.5) < 0.08, planted
-    assert sum(p.kind == "null" for p in PLANTED) >= 12
-    assert sum(v.arrival.year > 2262 for _, v in seen) > 0.3 * len(seen)
-    assert 1.2 < len(seen) / len(persons) < 1.4
-
-
-def test_phecodes_of_the_truth_agree_with_the_map() -> None:
-    path = Path(__file__).resolve().parents[2] / "mappings" / "data" / "phecode1.2.map.parquet"
-    table = pl.read_parquet(path)
-    for planted in PLANTED:
-        for code, system in ((planted.code, "ICD10CM"), (planted.icd9, "ICD9CM")):
-            rows = table.filter((pl.col("vocabulary") == system) & (pl.col("code") == undotted_one(code, system)))
-            assert rows["phenotype"].to_list() == [planted.phecode], (code, system)
-
-
-def test_tables_alone(tmp_path: Path, build: Build) -> None:
-    emulate(tmp_path / "tables", patients=50, seed=1, waveforms=False)
-    t = build(tmp_path / "tables", tmp_path / "run")
-    assert len(t["patients"]) == 50
-    assert len(t["recordings"]) == 0
-
-
-def test_an_existing_folder_is_not_overwritten(small: Path, tmp_path: Path) -> None:
-    with pytest.raises(CohortError, match="exists already"):
-        emulate(small, patients=3, seed=1)
-    with pytest.raises(CohortError, match="emulated patients"):
-        emulate(tmp_path / "x", patients=0, seed=1)
+    assert set(t["recordings"]["channel"]) == {"PPG", "ECG_II", "RESP"}
 
 
 def test_demo_is_resumed_and_mended(tmp_path: Path) -> None:

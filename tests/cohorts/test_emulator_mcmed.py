@@ -29,7 +29,7 @@ from phewas.cohorts.emulator.history import history_rows
 from phewas.cohorts.emulator.hospital import SEXES, Block, Hospital
 from phewas.cohorts.emulator.mcmed import Emulated, emulate_mcmed, size_bytes
 from phewas.cohorts.emulator.options import PRESETS, TRAPS, options
-from phewas.cohorts.emulator.planted import PLANTED_HOSPITAL
+from phewas.cohorts.emulator.planted import PLANTED
 from phewas.cohorts.emulator.signal import LATENTS, Heart, traits_of
 from phewas.cohorts.emulator.text import append
 from phewas.cohorts.emulator.traces import RATES_HZ, plan_visit, write_block
@@ -333,11 +333,11 @@ def test_channels_beat_together_and_carry_what_is_planted() -> None:
 
 def test_what_is_planted_follows_age_and_sex_as_stated(city) -> None:
     _, block, _, history = city
-    carries = {p.carries for p in PLANTED_HOSPITAL if p.kind == "effect"}
+    carries = {p.carries for p in PLANTED if p.kind == "effect"}
     assert {"rhythm", "rate", "shape"} <= carries
-    assert {"age", "sex", "null", "rare"} <= {p.kind for p in PLANTED_HOSPITAL}
+    assert {"age", "sex", "null", "rare"} <= {p.kind for p in PLANTED}
     seen = block.rows > 0
-    for k, planted in enumerate(PLANTED_HOSPITAL):
+    for k, planted in enumerate(PLANTED):
         has = ~np.isnan(block.onsets[:, k])
         assert not has[~seen].any()
         if planted.sex:
@@ -359,13 +359,13 @@ def test_what_is_planted_follows_age_and_sex_as_stated(city) -> None:
 
 def test_phecodes_of_the_truth_agree_with_the_map() -> None:
     table = pl.read_parquet(Path(__file__).resolve().parents[2] / "mappings" / "data" / "phecode1.2.map.parquet")
-    for planted in PLANTED_HOSPITAL:
+    for planted in PLANTED:
         for code, system in ((planted.code, "ICD10CM"), (planted.icd9, "ICD9CM")):
             rows = table.filter((pl.col("vocabulary") == system) & (pl.col("code") == undotted_one(code, system)))
             assert rows["phenotype"].to_list() == [planted.phecode], (code, system)
     # Nobody's other codes make a case of a planted phenotype or of its relatives.
     pool = code_pool()
-    roots = {p.phecode.split(".")[0] for p in PLANTED_HOSPITAL}
+    roots = {p.phecode.split(".")[0] for p in PLANTED}
     drawn = pool.table.with_columns(pl.Series("share", pool.shares_f + pool.shares_m)).filter(pl.col("share") > 0)
     assert not roots & set(drawn["phenotype"].str.split(".").list.first())
     sexes = pl.read_parquet(Path(__file__).resolve().parents[2] / "mappings" / "data" / "phecode1.2.phenotypes.parquet")

@@ -103,3 +103,22 @@ def test_without_concepts_the_source_values_speak(tmp_path: Path) -> None:
     codes = pl.read_parquet(tmp_path / "run" / "cohort" / "diagnoses.parquet")
     assert codes.filter(pl.col("code") == "I10")["vocabulary"].to_list() == ["unknown"]
     assert codes.filter(pl.col("code") == "E11.9")["vocabulary"].to_list() == ["ICD10CM"]
+
+
+def test_codes_that_the_vocabulary_moved_are_read_from_any_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = copied(tmp_path / "files")
+    SOURCE.build(files, tmp_path / "one")
+    # Parquet, identifiers as numbers, read in slices of two rows.
+    monkeypatch.setattr("phewas.cohorts.anyfile.SLICE_ROWS", 2)
+    for name in ("measurement", "procedure_occurrence"):
+        pl.read_csv(files / f"{name}.csv").write_parquet(files / f"{name}.parquet")
+        (files / f"{name}.csv").unlink()
+    SOURCE.build(files, tmp_path / "two")
+    one, two = (pl.read_parquet(tmp_path / n / "cohort" / "diagnoses.parquet") for n in ("one", "two"))
+    assert one.equals(two)
+    moved = one.filter(pl.col("source").is_in(["measurement", "procedure_occurrence"]))
+    assert moved["code"].to_list() == ["R73.09", "R73.01", "R73.09", "Z98.89"]
+    notes = pl.read_parquet(tmp_path / "one" / "cohort" / "flow.parquet").filter(kind="note")
+    assert (5, 4) in notes.filter(pl.col("reason").str.contains("of measurement")).select("n_in", "n_out").rows()

@@ -15,7 +15,8 @@ import polars as pl
 import pytest
 import torch
 
-from phewas.cohorts.emulator import emulate
+from phewas.cohorts.emulator.mcmed import emulate_mcmed
+from phewas.cohorts.emulator.options import options
 from phewas.encoders import registry
 from phewas.schema import PhenotypeResults, Splits
 
@@ -42,7 +43,7 @@ def phewas(*words: object, cwd: Path, env: dict[str, str] | None = None) -> subp
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("mc-med") / "data"
-    emulate(root, patients=330, seed=11)
+    emulate_mcmed(root, options=options("demo", patients=330), seed=11, workers=1)
     return root
 
 

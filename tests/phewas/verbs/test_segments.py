@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from phewas.cli import app
-from phewas.cohorts.emulator import emulate
+from phewas.cohorts.emulator.mcmed import emulate_mcmed
+from phewas.cohorts.emulator.options import options
 from phewas.errors import ConfigError, RunError
 from phewas.verbs.segments import sketch
 
@@ -24,7 +25,7 @@ def run(*words):
 @pytest.fixture(scope="module")
 def cut(tmp_path_factory):
     folder = tmp_path_factory.mktemp("segments")
-    emulate(folder / "mc-med", patients=30, seed=3)
+    emulate_mcmed(folder / "mc-med", options=options("demo", patients=30), seed=3)
     done = run("segments", "--cohort", "mcmed", "--data", folder / "mc-med", "--out", folder / "run", "--workers", 1)
     assert done.exit_code == 0, done.output
     return folder / "run"
