@@ -92,6 +92,9 @@ class SegmentConfig(Part):
     rate_range_per_min: tuple[float, float] | None = Field(
         None, description="windows whose pulse rate lies outside are left out; default: no such rule, as in the study"
     )
+    mains_hz: Literal[50, 60] | None = Field(
+        None, description="mains frequency where an ECG was recorded, for encoders with a notch; default: the cohort's card"
+    )
     shard_encounters: int = Field(256, ge=1, description="encounters per shard of the store")
 
 

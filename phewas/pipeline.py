@@ -297,8 +297,7 @@ def _report_meta(made: Plan) -> ReportMeta:
     encoder = {
         "name": spec.title,
         "what it is": spec.description,
-        "input": f"{'+'.join(spec.contract.channels)} at {spec.contract.fs_hz:g} Hz, {made.window_s:g}-s windows"
-        + (f", {spec.contract.band.low_hz:g}-{spec.contract.band.high_hz:g} Hz" if spec.contract.band else ""),
+        "input": f"{made.window_s:g}-s windows, {spec.contract.words()}",
         "embedding": f"{spec.width} numbers per window",
         "weights": f"sha256 {made.weights_sha256}" if made.pretrained else "random, none loaded",
         "pretrained on": ", ".join(spec.pretraining) if made.pretrained else "nothing",

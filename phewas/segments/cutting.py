@@ -18,7 +18,7 @@ from phewas.errors import SignalError
 from phewas.rundir import write_npy, write_parquet
 from phewas.schema import Rejects, Windows
 from phewas.segments import quality
-from phewas.segments.filtering import prepare, rate_is_enough
+from phewas.segments.filtering import prepare
 from phewas.segments.readers import Recording, Samples, open_recording
 from phewas.segments.windows import candidates
 
@@ -182,9 +182,6 @@ class Work:
         for draw, (which, start) in enumerate(zip(grid.recording.tolist(), grid.start_sample.tolist(), strict=True)):
             if len(kept) == records[0]["limit"]:
                 break
-            if not rate_is_enough(shard.contract, fs_hz[which]):
-                self.lost["rate"] += 1
-                continue
             if which not in opened:
                 opened[which] = self._open(records[which])
             raw = self._read(opened, which, records[which], start, start + int(samples[which]))

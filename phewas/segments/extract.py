@@ -27,7 +27,6 @@ WINDOW_REASONS = {
     "flat": "windows with flat stretches",
     "saturated": "windows with clipped crests or troughs",
     "pulse_rate": "windows with a pulse rate out of range or none",
-    "rate": "windows of recordings sampled too slowly for the encoder's band",
     "unreadable": "windows that could not be read",
 }
 
