@@ -159,12 +159,14 @@ def plan(config: RunConfig, *, out: Path | None, command: str, weights_needed: b
     Raises
     ------
     PhewasError
-        An unknown cohort, encoder, vocabulary or rule; missing data or weights (one message names all of them); or
-        weights that do not fit the encoder.
+        An unknown cohort, encoder, vocabulary or rule; an engine that cannot be; missing data or weights (one message
+        names all of them); or weights that do not fit the encoder.
     """
+    from phewas import engine_dask
     from phewas.cohorts import heldout
     from phewas.mappings import vocabulary
 
+    engine_dask.check(config.engine)
     source = cohorts.get(config.cohort)
     spec = registry.get(config.encoder or source.card.encoder)
     heldout.parse_rule(config.heldout or source.card.heldout)
