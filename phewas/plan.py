@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Plan:
     """A run with every default filled in and every input found.
 
-    `root` is the data folder (None where the cohort needs none); `weights` a file, ``random`` or None.
+    `root` is the data folder (None where the cohort needs none); `weights` a file, ``random`` or None; `start_from`
+    another run's directory, of which finished steps are taken over.
     """
 
     config: RunConfig
@@ -34,6 +35,7 @@ class Plan:
     weights: str | None
     out: Path
     command: str
+    start_from: Path | None = None
 
     @property
     def fit(self) -> Any:
@@ -142,7 +144,9 @@ class Plan:
         return pick_device(self.config.device).type
 
 
-def plan(config: RunConfig, *, out: Path | None, command: str, weights_needed: bool = True) -> Plan:
+def plan(
+    config: RunConfig, *, out: Path | None, command: str, weights_needed: bool = True, start_from: Path | None = None
+) -> Plan:
     """Find everything that a run needs, before anything is written.
 
     Parameters
@@ -155,6 +159,8 @@ def plan(config: RunConfig, *, out: Path | None, command: str, weights_needed: b
         Command line, for the record.
     weights_needed
         False for steps that come before the encoder: its weights may then be given later.
+    start_from
+        Directory of another run whose finished steps may be taken over (`phewas.reuse`).
 
     Raises
     ------
@@ -183,7 +189,7 @@ def plan(config: RunConfig, *, out: Path | None, command: str, weights_needed: b
     if weights == "random":
         say(f"{spec.name} starts from random weights, as asked for: its results are not those of the published model.")
     folder = out or Path("phewas-runs") / f"{config.cohort}-{spec.name}"
-    made = Plan(config, source, spec, root, weights, folder, command)
+    made = Plan(config, source, spec, root, weights, folder, command, start_from)
     spec.contract.check_window(made.window_s)
     if made.pretrained and weights is not None:
         from phewas.encoders import checkpoint
