@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Plan:
     """A run with every default filled in and every input found.
 
-    `root` is the data folder (None where the cohort needs none); `weights` a file, ``random`` or None.
+    `root` is the data folder (None where the cohort needs none); `weights` a file, ``random`` or None; `start_from`
+    another run's directory, of which finished steps are taken over.
     """
 
     config: RunConfig
@@ -34,6 +35,7 @@ class Plan:
     weights: str | None
     out: Path
     command: str
+    start_from: Path | None = None
 
     @property
     def fit(self) -> Any:
@@ -48,7 +50,7 @@ class Plan:
     @property
     def window_s(self) -> float:
         """Window length in seconds."""
-        return self.config.segments.window_s or self.source.card.window_s
+        return self.config.segments.window_s or self.spec.contract.window_s or self.source.card.window_s
 
     @property
     def min_code_days(self) -> int:
@@ -142,7 +144,9 @@ class Plan:
         return pick_device(self.config.device).type
 
 
-def plan(config: RunConfig, *, out: Path | None, command: str, weights_needed: bool = True) -> Plan:
+def plan(
+    config: RunConfig, *, out: Path | None, command: str, weights_needed: bool = True, start_from: Path | None = None
+) -> Plan:
     """Find everything that a run needs, before anything is written.
 
     Parameters
@@ -155,6 +159,8 @@ def plan(config: RunConfig, *, out: Path | None, command: str, weights_needed: b
         Command line, for the record.
     weights_needed
         False for steps that come before the encoder: its weights may then be given later.
+    start_from
+        Directory of another run whose finished steps may be taken over (`phewas.reuse`).
 
     Raises
     ------
@@ -175,16 +181,16 @@ def plan(config: RunConfig, *, out: Path | None, command: str, weights_needed: b
     source = _described(source, root)
     weights = settings.weights_of(config, spec.name)
     _complain_about_missing(config, source, spec, root, weights if weights_needed else weights or "random")
-    if spec.contract.channels[0] != source.card.index_channel:
-        raise ConfigError(
-            f"{spec.name} takes {spec.contract.channels[0]} and the cohort {config.cohort} is indexed by "
-            f"{source.card.index_channel}",
-            cure="phewas encoders lists the encoders with their channels",
-        )
+    mains_hz = config.segments.mains_hz or getattr(source.card, "mains_hz", None)
+    if spec.contract.notch is not None and spec.contract.notch.hz == "site" and mains_hz is None:
+        say(f"{spec.name} wants a notch at the mains frequency, and it is not known here: none is applied "
+            "([segments] mains_hz = 50 or 60 in a --config file).")  # fmt: skip
+    spec = replace(spec, contract=spec.contract.at_site(mains_hz))
     if weights == "random":
         say(f"{spec.name} starts from random weights, as asked for: its results are not those of the published model.")
     folder = out or Path("phewas-runs") / f"{config.cohort}-{spec.name}"
-    made = Plan(config, source, spec, root, weights, folder, command)
+    made = Plan(config, source, spec, root, weights, folder, command, start_from)
+    spec.contract.check_window(made.window_s)
     if made.pretrained and weights is not None:
         from phewas.encoders import checkpoint
 

@@ -7,59 +7,65 @@ normalises as the record says, the learning room asks for `width` numbers per se
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import importlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from phewas.encoders.contract import (
+    DRIFT_SAMPLES,
+    ECG_1LEAD_500,
+    ECG_12LEAD_100,
+    ECG_12LEAD_500,
+    ECG_500,
+    ECG_FM_500,
+    LEADS,
+    PAPAGEI_125,
+    PPG_40,
+    PPG_50,
+    PPG_125,
+    PPG_125_PLAIN,
+    PPG_ECG_125,
+    PPG_ECG_250,
+    STEPS,
+    Band,
+    InputContract,
+    Notch,
+    Step,
+    resampling_ratio,
+)
 from phewas.errors import EncoderError, nearest
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(frozen=True)
-class Band:
-    """A zero-phase filter applied to the window at its native rate."""
-
-    kind: Literal["butter"]
-    order: int
-    low_hz: float
-    high_hz: float
-
-
-@dataclass(frozen=True)
-class InputContract:
-    """What an encoder wants to be fed. Two encoders with the same contract share one segment store.
-
-    Parameters
-    ----------
-    channels
-        Channel names of the recordings table, in the order of the model's input channels.
-    fs_hz
-        Samples per second after resampling.
-    band
-        Filter before resampling; None for none.
-    epsilon
-        Added to the standard deviation when a window is z-scored (population standard deviation).
-    """
-
-    channels: tuple[str, ...]
-    fs_hz: float
-    band: Band | None
-    epsilon: float = 1e-5
-
-    @property
-    def digest(self) -> str:
-        """Eight hex digits that name the contract's folder in the segment store."""
-        return hashlib.blake2b(json.dumps(asdict(self), sort_keys=True).encode(), digest_size=4).hexdigest()
-
-    def length(self, window_s: float) -> int:
-        """Return the samples of a window of `window_s` seconds, rounded to the nearest."""
-        return round(window_s * self.fs_hz)
+__all__ = [
+    "DRIFT_SAMPLES",
+    "ECG_1LEAD_500",
+    "ECG_12LEAD_100",
+    "ECG_12LEAD_500",
+    "ECG_500",
+    "ECG_FM_500",
+    "LEADS",
+    "PAPAGEI_125",
+    "PPG_40",
+    "PPG_50",
+    "PPG_125",
+    "PPG_125_PLAIN",
+    "PPG_ECG_125",
+    "PPG_ECG_250",
+    "STEPS",
+    "Band",
+    "EncoderSpec",
+    "InputContract",
+    "Notch",
+    "Step",
+    "get",
+    "names",
+    "resampling_ratio",
+]
 
 
 @dataclass(frozen=True)
@@ -117,8 +123,6 @@ class EncoderSpec:
         model: nn.Module = getattr(importlib.import_module(module), function)(**self.options)
         return model
 
-
-PPG_125 = InputContract(channels=("PPG",), fs_hz=125.0, band=Band("butter", 3, 0.5, 8.0))
 
 _BUILT_IN = (
     EncoderSpec(
