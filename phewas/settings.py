@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from phewas import cohorts
 from phewas.config import RunConfig
+from phewas.encoders.registry import relative_to
 from phewas.errors import ConfigError, nearest
 
 PLACES_FILE = "phewas.toml"
@@ -103,6 +104,9 @@ def resolve(options: Mapping[str, Any], config: Path | None) -> RunConfig:
             given = merged.get(key)
             if options.get(key) is None and isinstance(given, str) and given != "random":
                 merged[key] = str(config.parent / Path(given).expanduser())
+        encoder = merged.get("encoder")
+        if options.get("encoder") is None and isinstance(encoder, str):
+            merged["encoder"] = relative_to(encoder, config.parent)
         part = merged.get("phenotypes")
         if isinstance(part, Mapping):
             files = {k: str(config.parent / Path(v).expanduser()) for k, v in part.items() if k in TABLE_FILES}

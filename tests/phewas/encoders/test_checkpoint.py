@@ -100,12 +100,11 @@ def test_another_architecture_is_named(tmp_path):
     assert "net1d-small" in str(caught.value)
 
 
-def test_the_older_release_is_recognised_by_its_width(tmp_path, published):
-    state = dict(published.state_dict())
-    state["stage_list.5.block_list.0.conv3.conv.weight"] = torch.zeros(1024, 1024, 1)
-    torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match="older AnyPPG"):
+def test_the_older_release_is_recognised_and_its_stem_is_not_guessed(tmp_path):
+    torch.save(registry.get("anyppg-1024.stride1").build().state_dict(), tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"stage_list.5.block_list.0.\S+ is \(1024") as caught:
         checkpoint.load(SPEC.build(), tmp_path / "w.pth", spec=SPEC)
+    assert "looks like anyppg-1024.stride1 or anyppg-1024.stride2" in str(caught.value)
 
 
 def test_one_missing_key_is_enough_to_refuse(tmp_path, published):
