@@ -104,13 +104,14 @@ def resolve(options: Mapping[str, Any], config: Path | None) -> RunConfig:
             given = merged.get(key)
             if options.get(key) is None and isinstance(given, str) and given != "random":
                 merged[key] = str(config.parent / Path(given).expanduser())
-        encoder = merged.get("encoder")
-        if options.get("encoder") is None and isinstance(encoder, str):
-            merged["encoder"] = relative_to(encoder, config.parent)
         part = merged.get("phenotypes")
         if isinstance(part, Mapping):
             files = {k: str(config.parent / Path(v).expanduser()) for k, v in part.items() if k in TABLE_FILES}
             merged["phenotypes"] = {**part, **files}
+    if isinstance(merged.get("encoder"), str):
+        # Kept as a whole path, so that the run can be opened from another folder.
+        beside = config.parent if config is not None and options.get("encoder") is None else Path()
+        merged["encoder"] = relative_to(merged["encoder"], beside.absolute())
     if "cohort" not in merged:
         raise ConfigError("no cohort was named", cure="phewas run --cohort demo runs without any data")
     for part, values in cohorts.get(str(merged["cohort"])).card.settings.items():

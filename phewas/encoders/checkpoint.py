@@ -352,9 +352,9 @@ def build(spec: EncoderSpec, weights: str | Path | None) -> nn.Module:
     if spec.bundle is not None or weights in (None, "random"):
         return spec.build()
     if spec.weights_are == "folder":
-        return spec.build(folder=Path(weights))  # type: ignore[arg-type]
+        return spec.build(folder=Path(weights))
     model = spec.build()
-    load(model, Path(weights), spec=spec)  # type: ignore[arg-type]
+    load(model, Path(weights), spec=spec)
     return model
 
 

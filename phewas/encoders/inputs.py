@@ -17,9 +17,7 @@ RATE_TOLERANCE = 1e-3
 MEAN_TOLERANCE, SPREAD_TOLERANCE = 0.25, 0.25  # of a standardised window, whatever its epsilon and rounding
 
 
-def check_signal(
-    spec: EncoderSpec, *, channels: Sequence[str] | int, fs_hz: float, samples: int | None = None
-) -> None:
+def check_signal(spec: EncoderSpec, *, channels: Sequence[str] | int, fs_hz: float, samples: int | None = None) -> None:
     """Check that a signal is what an encoder takes.
 
     Parameters

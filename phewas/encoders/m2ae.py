@@ -73,7 +73,7 @@ class M2AE(nn.Module):
     def patches(self, x: Tensor) -> Tensor:
         """Map [batch, signals, samples] to [batch, signals, patches, patch]."""
         x = functional.pad(x, (0, -x.shape[-1] % self.patch))
-        return x.unflatten(-1, (-1, self.patch))
+        return x.reshape(*x.shape[:-1], -1, self.patch)
 
     def tokens(self, patches: Tensor, hidden: Tensor | None = None) -> Tensor:
         """Map patches to the bottleneck's tokens.
@@ -120,7 +120,7 @@ class M2AE(nn.Module):
             float32 [batch, signals, patches, patch], to be compared with `patches` of the same input.
         """
         patches = self.patches(x)
-        rows = self.tokens(patches, hidden).unflatten(1, (patches.shape[1], patches.shape[2]))
+        rows = self.tokens(patches, hidden).reshape(*patches.shape[:3], self.width)
         where = positions(patches.shape[2], self.width, x.device)
         out = [
             restore(decoder(rows[:, number] + where))
@@ -129,9 +129,7 @@ class M2AE(nn.Module):
         return torch.stack(out, dim=1)
 
 
-def complementary(
-    batch: int, patches: int, *, share: float = 0.5, generator: torch.Generator | None = None
-) -> Tensor:
+def complementary(batch: int, patches: int, *, share: float = 0.5, generator: torch.Generator | None = None) -> Tensor:
     """Draw which patches are hidden: of each moment in one signal at most, so that the other signal can tell of it.
 
     Parameters

@@ -122,9 +122,7 @@ class ResNet1D(nn.Module):
             channels_out = base_filters * 2 ** (number // double_every)
             stride = 2 if number % 2 else 1
             blocks.append(
-                Block(
-                    width, channels_out, kernel_size=kernel_size, stride=stride, dropout=dropout, first=number == 0
-                )
+                Block(width, channels_out, kernel_size=kernel_size, stride=stride, dropout=dropout, first=number == 0)
             )
             width = channels_out
         self.basicblock_list = nn.ModuleList(blocks)

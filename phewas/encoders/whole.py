@@ -64,7 +64,7 @@ class Whole(nn.Module):
         self.run, self.output, self.pool, self.channels_first, self.batch = run, output, pool, channels_first, batch
         self.inner = inner
         for parameter in self.parameters():
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad = False
 
     def train(self, mode: bool = True) -> Whole:  # noqa: FBT001, FBT002 - torch's own signature
         """Stay in evaluation mode: a frozen model has no other."""
@@ -77,7 +77,8 @@ class Whole(nn.Module):
         if not self.batch:
             return self._pooled(self.run(x))
         parts = []
-        for part in x.split(self.batch):
+        for at in range(0, len(x), self.batch):
+            part = x[at : at + self.batch]
             lacking = self.batch - len(part)
             full = torch.cat([part, part[-1:].expand(lacking, *part.shape[1:])]) if lacking else part
             parts.append(self._pooled(self.run(full))[: len(part)])
@@ -97,11 +98,11 @@ class Whole(nn.Module):
         if not isinstance(out, Tensor):
             told = f"output {self.output!r} of the model is no tensor"
             raise EncoderError(told, cure="set `output` in the TOML file beside the model")
-        out = out.float()
-        if self.pool == "none" or out.ndim < 3:
-            return out
-        axes = tuple(range(2, out.ndim)) if self.channels_first else tuple(range(1, out.ndim - 1))
-        return out.mean(axes) if self.pool == "mean" else out.amax(axes)
+        rows: Tensor = out.float()
+        if self.pool == "none" or rows.ndim < 3:
+            return rows
+        axes = tuple(range(2, rows.ndim)) if self.channels_first else tuple(range(1, rows.ndim - 1))
+        return rows.mean(axes) if self.pool == "mean" else rows.amax(axes)
 
 
 def torchscript(*, file: Path, **pooling: Any) -> Whole:
@@ -129,7 +130,7 @@ def torchscript(*, file: Path, **pooling: Any) -> Whole:
             expected="a file of torch.jit.save",
             cure="save it with torch.jit.trace(model.eval(), x).save(FILE)",
         ) from error
-    return Whole(program, inner=program, **pooling)
+    return Whole(lambda x: program(x), inner=program, **pooling)
 
 
 class _Exported:
@@ -293,9 +294,9 @@ def huggingface(*, file: Path, argument: str = "", layout: str = "", **pooling: 
         ) from error
     name = argument or str(model.main_input_name)
     form = layout or {"input_values": "samples", "past_values": "samples-channels"}.get(name, "channels-samples")
-    shape = {
-        "samples": lambda x: x.flatten(1),
-        "samples-channels": lambda x: x.transpose(1, 2),
-        "channels-samples": lambda x: x,
-    }[form]
-    return Whole(lambda x: model(**{name: shape(x)}, return_dict=True), inner=model, **pooling)
+
+    def run(x: Tensor) -> Any:
+        shaped = x.flatten(1) if form == "samples" else x.transpose(1, 2) if form == "samples-channels" else x
+        return model(**{name: shaped}, return_dict=True)
+
+    return Whole(run, inner=model, **pooling)

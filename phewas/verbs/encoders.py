@@ -63,9 +63,7 @@ def listing(
         contract = spec.contract
         window = f"{spec.window_s:g} s" if spec.window_s else "any"
         size = f"{spec.parameters:,}" if spec.parameters else ""
-        rows.append(
-            (spec.name, _channels(spec), f"{contract.fs_hz:g}", window, str(spec.width), size, _needs(spec))
-        )
+        rows.append((spec.name, _channels(spec), f"{contract.fs_hz:g}", window, str(spec.width), size, _needs(spec)))
     sizes = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     right = {2, 3, 4, 5}
     for row in rows:
