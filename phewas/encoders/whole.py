@@ -215,6 +215,7 @@ def is_arithmetic(expression: str) -> bool:
     >>> is_arithmetic("Max(1, 2*s0 + 1)"), is_arithmetic("__import__('os')")
     (True, False)
     """
+    expression = re.sub(r"\bSymbol\('(\w+)'", r"Symbol(\1", expression)  # how torch writes a size that is open
     words = set(re.findall(r"[A-Za-z_]\w*", expression))
     plain = _EXPRESSION.fullmatch(expression) is not None and "__" not in expression
     return plain and not words & (set(dir(builtins)) - {"max", "min", "abs", "True", "False"})
