@@ -24,7 +24,7 @@ import polars as pl
 
 from phewas.cohorts.base import Loss
 from phewas.cohorts.wavescan import COMPRESSED, MAX_HEADER_BYTES
-from phewas.engine import default_workers, map_shards
+from phewas.engine import default_workers, map_shards, reraise_passing
 from phewas.errors import SignalError
 from phewas.schema import DATETIME
 from phewas.segments.readers import BYTES_PER_SAMPLE, Header, Signal, confine, parse_header
@@ -91,7 +91,7 @@ def read_records(
     """
     said = starts or {}
     batches = [[(p, said.get(p)) for p in paths[at : at + BATCH]] for at in range(0, len(paths), BATCH)]
-    one = partial(read_batch, str(root), channels=dict(channels))
+    one = partial(read_batch, str(root.absolute()), channels=dict(channels))
     count = (workers or default_workers()) if len(batches) > 2 else 1
     parts = map_shards(one, batches, task="waveform headers", unit="batches", workers=count) if batches else []
     held = Held([], [])
@@ -140,6 +140,7 @@ def read_record(root: Path, path: str, *, channels: Mapping[str, str], start: dt
     except SignalError as error:
         lose("header_unreadable", error.found)
     except (OSError, ValueError) as error:
+        reraise_passing(error)
         lose("read_failed", type(error).__name__)
     if held.pieces and held.pieces[0].start is None:
         lose("no_date")

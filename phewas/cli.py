@@ -13,8 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from phewas import __version__
-from phewas.errors import PhewasError
+from phewas.errors import PhewasError, disk_full
 from phewas.verbs import cohorts, emulate, encoders, maps, segments, vocabularies
+from phewas.verbs.running import Engine, stoppable, tell_left_out
 
 app = typer.Typer(
     name="phewas",
@@ -25,7 +26,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-INTERRUPTED = 130
 USER_MISTAKE = 2
 
 
@@ -162,6 +162,32 @@ def run(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes. Default: one per processor.", rich_help_panel=WHERE)
     ] = None,
+    engine: Annotated[
+        Engine | None,
+        typer.Option(
+            help="Where recordings are read: local processes, a Dask cluster, or Slurm jobs (set in [engine] of "
+            "--config; --dry-run prints the job script). Default: local.",
+            rich_help_panel=WHERE,
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="dask: its scheduler, tcp://HOST:PORT.", rich_help_panel=WHERE, show_default=False),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="slurm: number of jobs. Default: 4.", rich_help_panel=WHERE)
+    ] = None,
+    partition: Annotated[
+        str | None, typer.Option(help="slurm: partition.", rich_help_panel=WHERE, show_default=False)
+    ] = None,
+    shard_limit_s: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="A shard of recordings that takes longer counts as stalled and is tried again. Default: no limit.",
+            rich_help_panel=WHERE,
+        ),
+    ] = None,
     device: Annotated[Device | None, typer.Option(help="Default: auto.", rich_help_panel=WHERE)] = None,
     dry_run: Annotated[
         bool,
@@ -173,6 +199,8 @@ def run(
     """Run the whole study: cohort, split, phenotypes, segments, learn, evaluate, report.
 
     Every step can be killed; the same command continues it. A second run does only what has changed.
+    Exit codes: 0 done; 2 a mistake, told in words; 3 some recordings were left out because they ended or stalled their
+    worker again and again (segments/failed.parquet names them; the rest is done); 130 stopped with Ctrl-C.
 
     Example: phewas run --cohort demo
     """
@@ -189,6 +217,13 @@ def run(
         "seed": seed,
         "workers": workers,
         "device": device.value if device else None,
+        "engine": {
+            "kind": engine.value if engine else None,
+            "scheduler": scheduler,
+            "jobs": jobs,
+            "partition": partition,
+            "limit_s": shard_limit_s,
+        },
     }
     asked = settings.resolve(options, config)
     labels = asked.phenotypes.replaced(
@@ -206,13 +241,12 @@ def run(
         return
     from phewas.pipeline import run as run_steps
 
-    try:
+    with stoppable():
         page = run_steps(made, until=until.value if until else None)
-    except KeyboardInterrupt:
-        typer.echo("\nStopped. The same command continues where it was.", err=True)
-        raise typer.Exit(INTERRUPTED) from None
     if page is not None:
         typer.echo(f"Report: {page}")
+    if until not in (Step.cohort, Step.split, Step.phenotypes):
+        tell_left_out(made.out)
 
 
 app.add_typer(cohorts.app, name="cohorts")
@@ -234,17 +268,18 @@ def _command() -> str:
 
 
 def main() -> None:
-    """Run the command line: 0 done, 2 the user's mistake (told without traceback), 130 interrupted."""
+    """Run the command line: 0 done, 2 the user's mistake (told without traceback), 3 some left out, 130 interrupted."""
     try:
         app()
     except PhewasError as error:
         typer.echo(f"phewas: {error}", err=True)
-        sys.exit(USER_MISTAKE)
+        sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         if "PHEWAS_DEBUG" in os.environ:
             traceback.print_exc()
-        typer.echo(f"phewas: {error.strerror or error}: {error.filename or ''}".rstrip(": "), err=True)
+        full = disk_full(error)
+        typer.echo(f"phewas: {full or error.strerror or error}: {error.filename or ''}".rstrip(": "), err=True)
         sys.exit(USER_MISTAKE)

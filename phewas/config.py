@@ -92,6 +92,9 @@ class SegmentConfig(Part):
     rate_range_per_min: tuple[float, float] | None = Field(
         None, description="windows whose pulse rate lies outside are left out; default: no such rule, as in the study"
     )
+    mains_hz: Literal[50, 60] | None = Field(
+        None, description="mains frequency where an ECG was recorded, for encoders with a notch; default: the cohort's card"
+    )
     shard_encounters: int = Field(256, ge=1, description="encounters per shard of the store")
 
 
@@ -128,6 +131,32 @@ class ReportConfig(Part):
     small_cell: int = Field(11, ge=0, description="counts below this are hidden in the report; public cohorts: 0")
 
 
+class EngineConfig(Part):
+    """Where shards run. The results do not depend on it."""
+
+    kind: Literal["local", "dask", "slurm"] = Field(
+        "local", description="processes of this machine, the workers of a Dask cluster, or Slurm jobs of our own"
+    )
+    scheduler: str | None = Field(None, description="kind dask: address of the scheduler, such as tcp://HOST:8786")
+    limit_s: float | None = Field(
+        None, gt=0, description="seconds after which a shard counts as stalled and its worker is ended; default: none"
+    )
+    tries: int = Field(4, ge=1, description="deaths or stalls of a worker after which its shard is given up")
+    jobs: int = Field(4, ge=1, description="kind slurm: jobs")
+    cores: int = Field(4, ge=1, description="kind slurm: cores of each job, with one worker each")
+    memory: str = Field("16GB", pattern=r"^[0-9]+(\.[0-9]+)?[KMGT]i?B$", description="kind slurm: memory of each job")
+    walltime: str = Field(
+        "04:00:00", pattern=r"^[0-9]+(-[0-9]{1,2})?(:[0-9]{2}){0,2}$", description="kind slurm: time limit of each job"
+    )
+    partition: str | None = Field(None, pattern=r"^[A-Za-z0-9_.,+-]+$", description="kind slurm: partition")
+    account: str | None = Field(None, pattern=r"^[A-Za-z0-9_.@+-]+$", description="kind slurm: account")
+    interface: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_.:-]+$", description="kind slurm: network interface, such as ib0"
+    )
+    directives: list[str] = Field([], description="kind slurm: further #SBATCH directives, such as --qos=long")
+    prologue: list[str] = Field([], description="kind slurm: shell lines before the worker, such as module load python")
+
+
 class RunConfig(Part):
     """Everything a run is told. One `seed`; every random choice derives from it and from identifiers."""
 
@@ -145,3 +174,4 @@ class RunConfig(Part):
     learn: LearnConfig = LearnConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
+    engine: EngineConfig = EngineConfig()

@@ -50,13 +50,19 @@ def describe(made: Plan, *, until: str | None) -> str:
     windows = encounters * each
     samples = made.spec.contract.length(made.window_s)
     seconds = _seconds(made, encounters, each)
+    engine = made.config.engine
+    where = {
+        "local": f"{made.workers} workers",
+        "dask": f"the Dask cluster at {engine.scheduler}",
+        "slurm": f"{engine.jobs} Slurm jobs of {engine.cores} workers",
+    }
     lines = [
         f"phewas run: {made.source.card.title}",
         f"  encoder      {made.spec.name} ({'weights ' + str(made.weights) if made.pretrained else 'random weights'})",
         f"  data         {made.root if made.root is not None else 'made by the cohort itself'}",
         f"  run folder   {made.out}",
         f"  held out by  {made.heldout}",
-        f"  fit          {made.fit} on {made.device}, {made.workers} workers",
+        f"  fit          {made.fit} on {made.device}; segments by {where[engine.kind]}",
         "  found        " + _found(counts),
         "",
         f"  {'step':<12}{'state':<10}{'about':>9}   what",
@@ -74,6 +80,11 @@ def describe(made: Plan, *, until: str | None) -> str:
         f"  at most {windows:,} windows of {made.window_s:g} s ({samples} samples), {disk / 1e9:.2f} GB of segments",
         "  Times are orders of magnitude. Nothing was written.",
     ]
+    if engine.kind == "slurm":
+        from phewas.engine_dask import job_script
+
+        script = job_script(engine, folder=made.out.absolute())
+        lines += ["", "Each Slurm job would be:", "", *(f"  {line}" for line in script.splitlines())]
     return "\n".join(lines)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable
 
 
@@ -18,6 +20,8 @@ class PhewasError(Exception):
     cure
         What to do next, ideally a command to copy.
     """
+
+    exit_code = 2  # of the command line
 
     def __init__(self, found: str, *, expected: str = "", cure: str = "") -> None:
         self.found, self.expected, self.cure = found, expected, cure
@@ -82,6 +86,39 @@ class StatisticsError(PhewasError):
 
 class RunError(PhewasError):
     """The run directory belongs to another run, or is damaged."""
+
+
+class DiskFullError(PhewasError):
+    """A file could not be written, because the disk or the user's quota is full."""
+
+
+def disk_full(error: BaseException, *, name: str = "") -> DiskFullError | None:
+    """Return the error to raise in place of one that says that a disk is full, or None for any other error.
+
+    Libraries say it in three ways: an error number, the number within a text (polars), and a count of bytes that falls
+    short (numpy).
+
+    Parameters
+    ----------
+    error
+        As caught.
+    name
+        File that was written; default: the one that the error names.
+    """
+    text = str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    elif isinstance(error, OSError):
+        full = re.fullmatch(r"\d+ requested and \d+ written", text) is not None
+    else:
+        full = any(f"(os error {number})" in text for number in (errno.ENOSPC, errno.EDQUOT))
+    if not full:
+        return None
+    file = name or (error.filename if isinstance(error, OSError) else None) or "a file"
+    return DiskFullError(
+        f"no space is left (or a quota is used up) for {file}",
+        cure="make room, then give the same command again: what is finished is kept, and no half-written file is left",
+    )
 
 
 class PhewasWarning(UserWarning):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import phewas
+from phewas import engine
 from phewas.errors import PhewasError, PhewasWarning
 from phewas.plan import Plan
 from phewas.progress import say
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from phewas.reports.meta import ReportMeta
 
 STEPS = ("cohort", "split", "phenotypes", "segments", "learn", "evaluate", "report")
+
+LAST_SHARDED = "segments"
 
 # Where each step writes, below the run directory. Names that begin with a dot are unfinished work.
 WRITES: dict[str, tuple[str, ...]] = {
@@ -73,7 +76,7 @@ def run(made: Plan, *, until: str | None = None) -> Path | None:
     fresh = not made.out.exists()
     made.out.mkdir(parents=True, exist_ok=True)
     try:
-        with locked(made.out), _warnings_told():
+        with locked(made.out), _warnings_told(), engine.using(made.config.engine, folder=made.out):
             for left in made.out.rglob(".*.tmp"):
                 left.unlink()  # half a file of a process that was killed; nobody else writes here now
             _describe(made, directory)
@@ -144,6 +147,8 @@ def _run_steps(made: Plan, directory: RunDirectory, until: str | None) -> list[s
             )
             say(f"{step}: done in {seconds:.1f} s")
             did.append(step)
+        if step == LAST_SHARDED:
+            engine.release()  # learning takes hours; a cluster need not wait for it
         if step == until:
             break
     return did
@@ -297,8 +302,7 @@ def _report_meta(made: Plan) -> ReportMeta:
     encoder = {
         "name": spec.title,
         "what it is": spec.description,
-        "input": f"{'+'.join(spec.contract.channels)} at {spec.contract.fs_hz:g} Hz, {made.window_s:g}-s windows"
-        + (f", {spec.contract.band.low_hz:g}-{spec.contract.band.high_hz:g} Hz" if spec.contract.band else ""),
+        "input": f"{made.window_s:g}-s windows, {spec.contract.words()}",
         "embedding": f"{spec.width} numbers per window",
         "weights": f"sha256 {made.weights_sha256}" if made.pretrained else "random, none loaded",
         "pretrained on": ", ".join(spec.pretraining) if made.pretrained else "nothing",

@@ -50,7 +50,7 @@ class Plan:
     @property
     def window_s(self) -> float:
         """Window length in seconds."""
-        return self.config.segments.window_s or self.source.card.window_s
+        return self.config.segments.window_s or self.spec.contract.window_s or self.source.card.window_s
 
     @property
     def min_code_days(self) -> int:
@@ -170,12 +170,14 @@ def plan(config: RunConfig, *, out: Path | None, command: str, weights_needed: b
     Raises
     ------
     PhewasError
-        An unknown cohort, encoder, vocabulary or rule; missing data or weights (one message names all of them); or
-        weights that do not fit the encoder.
+        An unknown cohort, encoder, vocabulary or rule; an engine that cannot be; missing data or weights (one message
+        names all of them); or weights that do not fit the encoder.
     """
+    from phewas import engine_dask
     from phewas.cohorts import heldout
     from phewas.mappings import vocabulary
 
+    engine_dask.check(config.engine)
     source = cohorts.get(config.cohort)
     spec = registry.get(config.encoder or source.card.encoder)
     heldout.parse_rule(config.heldout or source.card.heldout)
@@ -184,16 +186,16 @@ def plan(config: RunConfig, *, out: Path | None, command: str, weights_needed: b
     source = _described(source, root)
     weights = _weights(config, spec)
     _complain_about_missing(config, source, spec, root, weights if weights_needed else weights or "random")
-    if spec.contract.channels[0] != source.card.index_channel:
-        raise ConfigError(
-            f"{spec.name} takes {spec.contract.channels[0]} and the cohort {config.cohort} is indexed by "
-            f"{source.card.index_channel}",
-            cure="phewas encoders lists the encoders with their channels",
-        )
+    mains_hz = config.segments.mains_hz or getattr(source.card, "mains_hz", None)
+    if spec.contract.notch is not None and spec.contract.notch.hz == "site" and mains_hz is None:
+        say(f"{spec.name} wants a notch at the mains frequency, and it is not known here: none is applied "
+            "([segments] mains_hz = 50 or 60 in a --config file).")  # fmt: skip
+    spec = replace(spec, contract=spec.contract.at_site(mains_hz))
     if weights == "random":
         say(f"{spec.name} starts from random weights, as asked for: its results are not those of the published model.")
     folder = out or Path("phewas-runs") / f"{config.cohort}-{_for_a_folder(spec.name)}"
     made = Plan(config, source, spec, root, weights, folder, command)
+    spec.contract.check_window(made.window_s)
     _check_encoder(made)
     return made
 

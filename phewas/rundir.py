@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -13,18 +14,23 @@ from typing import IO, Any
 import numpy as np
 import polars as pl
 
-from phewas.errors import RunError
+from phewas.errors import RunError, disk_full
 
 
 @contextlib.contextmanager
 def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary neighbour of `path` for writing and rename it onto `path` when the block ends well.
 
-    A reader therefore never sees half a file, and a killed writer leaves the old one. The temporary name holds the
-    process id, so that two writers do not share it.
+    A reader therefore never sees half a file, and a killed writer leaves the old one. The temporary name is drawn, so
+    that two writers do not share it, be they on two machines.
+
+    Raises
+    ------
+    DiskFullError
+        No space is left; `path` is as it was before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         text = "b" not in mode
         with temporary.open(mode, encoding="utf-8" if text else None, newline="\n" if text else None) as handle:
@@ -32,6 +38,11 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(path)
+    except Exception as error:
+        full = disk_full(error, name=str(path))
+        if full is None:
+            raise
+        raise full from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -87,7 +87,7 @@ def resolve(options: Mapping[str, Any], config: Path | None) -> RunConfig:
     Parameters
     ----------
     options
-        Of the command line; None means not given.
+        Of the command line; None means not given. A part of the settings is a mapping of its own.
     config
         TOML file with the fields of `RunConfig`.
 
@@ -97,17 +97,24 @@ def resolve(options: Mapping[str, Any], config: Path | None) -> RunConfig:
         An unknown cohort or option, or a value that cannot be.
     """
     merged: dict[str, Any] = read_toml(config) if config is not None else {}
-    merged |= {name: value for name, value in options.items() if value is not None}
+    for name, value in options.items():
+        if isinstance(value, Mapping):  # a part of the settings, of which the command line may give some
+            wanted = {key: one for key, one in value.items() if one is not None}
+            own: Any = merged.get(name, {})
+            if wanted:
+                merged[name] = {**own, **wanted} if isinstance(own, Mapping) else wanted
+        elif value is not None:
+            merged[name] = value
     if config is not None:
         # A relative path in the file is meant relative to the file, wherever the command is given.
         for key in ("data", "weights"):
             given = merged.get(key)
             if options.get(key) is None and isinstance(given, str) and given != "random":
                 merged[key] = str(config.parent / Path(given).expanduser())
-        part = merged.get("phenotypes")
-        if isinstance(part, Mapping):
-            files = {k: str(config.parent / Path(v).expanduser()) for k, v in part.items() if k in TABLE_FILES}
-            merged["phenotypes"] = {**part, **files}
+        labels = merged.get("phenotypes")
+        if isinstance(labels, Mapping):
+            files = {k: str(config.parent / Path(v).expanduser()) for k, v in labels.items() if k in TABLE_FILES}
+            merged["phenotypes"] = {**labels, **files}
     if isinstance(merged.get("encoder"), str):
         # Kept as a whole path, so that the run can be opened from another folder.
         beside = config.parent if config is not None and options.get("encoder") is None else Path()

@@ -230,7 +230,7 @@ def _write_shard(shard: _Shard) -> list[tuple[int, str, int, float]]:
 def _write_waveforms(growing: Path, hospital: Hospital, workers: int | None) -> int:
     """Write the waveform tree, unless it is not asked for, and its summary table; return the rows of the summary."""
     o = hospital.options
-    root, size = (str(growing / "waveforms"), SHARD_PATIENTS) if o.waveforms else (None, BLOCK_PATIENTS)
+    root, size = (str(growing.absolute() / "waveforms"), SHARD_PATIENTS) if o.waveforms else (None, BLOCK_PATIENTS)
     shards = [
         _Shard(root, o, hospital.seed, first, min(first + size, o.patients)) for first in range(0, o.patients, size)
     ]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from phewas.encoders import registry
-from phewas.encoders.registry import EncoderSpec, InputContract
+from phewas.encoders.registry import Band, EncoderSpec, InputContract, Notch
 from phewas.errors import EncoderError, nearest
 
 IN_FOLDER = "phewas.encoder.toml"
@@ -23,10 +24,17 @@ FACTORIES = {
     "hf": "phewas.encoders.whole:huggingface",
 }
 EXTRAS = {"onnx": "onnx", "hf": "transformers"}
-KEYS: dict[str, type | tuple[type, ...]] = {
-    "like": str, "name": str, "width": int, "channels": list, "fs_hz": (int, float), "filter": dict,
-    "window_s": (int, float), "output": (int, str), "pool": str, "channels_first": bool, "batch": int,
-    "argument": str, "layout": str, "pretraining": list, "licence": str, "citation": str,
+_NUMBER = (int, float)
+# Of `InputContract`, beside channels, rate and filter.
+PREPARATION: dict[str, type | tuple[type, ...]] = {
+    "epsilon": _NUMBER, "steps": list, "normalise_scope": str, "normalise_over": str, "normalise_by": str, "ddof": int,
+    "notch": dict, "smooth_s": _NUMBER, "baseline_s": _NUMBER, "polarity": str, "resampling": str,
+    "context_s": _NUMBER, "pad_to_s": _NUMBER,
+}  # fmt: skip
+KEYS: dict[str, type | tuple[type, ...]] = PREPARATION | {
+    "like": str, "name": str, "width": int, "channels": list, "fs_hz": _NUMBER, "filter": dict, "window_s": _NUMBER,
+    "output": (int, str), "pool": str, "channels_first": bool, "batch": int, "argument": str, "layout": str,
+    "pretraining": list, "licence": str, "citation": str,
 }  # fmt: skip
 POOLING = ("output", "pool", "channels_first", "batch")
 LAYOUTS = ("samples", "samples-channels", "channels-samples")
@@ -135,13 +143,34 @@ def _sidecar(path: Path, kind: str, named: str) -> tuple[Path, Mapping[str, Any]
 
 def _contract(told: Mapping[str, Any], file: Path) -> InputContract:
     """Return the input contract that a TOML file states."""
-    given = [key for key in ("channels", "fs_hz", "filter") if key in told]
+    given = [key for key in ("channels", "fs_hz", "filter", *PREPARATION) if key in told]
     if "like" in told:
         if given:
             raise EncoderError(f"{file} says both like and {given[0]}", expected="one of them")
-        return registry.get(told["like"]).contract
+        return replace(registry.get(told["like"]).contract, window_s=told.get("window_s"))
     if "channels" not in told or "fs_hz" not in told:
         raise EncoderError(f"{file} does not state the input contract", cure=f"write\n{TEMPLATE}")
-    if not told["channels"] or not told["fs_hz"] > 0:
-        raise EncoderError(f"{file}: channels or fs_hz is empty", cure=f"write\n{TEMPLATE}")
-    return registry.plain_contract(told["channels"], told["fs_hz"], told.get("filter"), where=str(file))
+    fields = {key: tuple(told[key]) if key == "steps" else told[key] for key in PREPARATION if key in told}
+    try:
+        if "notch" in fields:
+            fields["notch"] = Notch(**fields["notch"])
+        return InputContract(
+            tuple(map(str, told["channels"])),
+            float(told["fs_hz"]),
+            _band(told["filter"], file) if "filter" in told else None,
+            window_s=told.get("window_s"),
+            **fields,
+        )
+    except EncoderError as error:
+        raise EncoderError(f"{file}: {error.found}", expected=error.expected, cure=error.cure) from error
+    except TypeError as error:
+        raise EncoderError(f"{file}: {error}", cure=f"write\n{TEMPLATE}") from error
+
+
+def _band(told: Mapping[str, Any], file: Path) -> Band:
+    """Return the filter that a TOML file states."""
+    words = {"kind": "butter", "low_hz": None, "high_hz": None} | dict(told)
+    if "order" not in words:
+        cure = "filter = { order = 3, low_hz = 0.5, high_hz = 8 }"
+        raise EncoderError(f"{file}: the filter {dict(told)} is not complete", cure=cure)
+    return Band(**words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from phewas.encoders.registry import PPG_50, PPG_125_CHEBY, EncoderSpec
+from phewas.encoders.registry import PAPAGEI_125, PPG_50, EncoderSpec
 
 _PAPAGEI: Mapping[str, Any] = {
     "base_filters": 32,
@@ -17,7 +17,7 @@ _PAPAGEI: Mapping[str, Any] = {
 }
 _PAPAGEI_CARD: Mapping[str, Any] = {
     "factory": "phewas.encoders.resnet1d:build",
-    "contract": PPG_125_CHEBY,
+    "contract": PAPAGEI_125,
     "width": 512,
     "pretrained": True,
     "window_s": 10.0,

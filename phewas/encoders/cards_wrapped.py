@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from phewas.encoders.registry import ECG_12LEAD_100, PPG_125, PPG_ECG_250, EncoderSpec
+from phewas.encoders.registry import ECG_12LEAD_100, PPG_125_PLAIN, PPG_ECG_250, EncoderSpec
 
 _FOLDER = "a Hugging Face folder: config.json, which also gives the size, and model.safetensors"
 _MOMENT: Mapping[str, Any] = {
     "factory": "phewas.encoders.moment:build",
-    "contract": PPG_125,
+    "contract": PPG_125_PLAIN,
     "pretrained": True,
     "samples": (8, None),
     "normalised_inside": "each window by itself (RevIN)",
@@ -69,7 +69,7 @@ SPECS = (
         description="A general forecasting model, as a comparator. Embedding and pooling as in the comparison of "
         "arXiv:2511.01747.",
         factory="phewas.encoders.chronos2:build",
-        contract=PPG_125,
+        contract=PPG_125_PLAIN,
         width=768,
         pretrained=True,
         samples=(1, 8192),

@@ -66,6 +66,7 @@ def check_length(spec: EncoderSpec, samples: int) -> None:
     EncoderError
         There are too few or too many.
     """
+    spec.contract.check_window(samples / spec.contract.fs_hz)
     least, most = spec.samples
     if least <= samples and (most is None or samples <= most):
         return
@@ -115,7 +116,7 @@ def check_batch(spec: EncoderSpec, x: NDArray[Any], *, fs_hz: float | None = Non
             expected="finite samples",
             cure="leave such windows out, or fill short gaps by interpolation",
         )
-    if spec.normalised_inside or not len(values):
+    if not spec.contract.standardised or not len(values):
         return
     mean, spread = values.mean((-2, -1)), values.std((-2, -1))
     varying = spread > 0

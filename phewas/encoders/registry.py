@@ -7,72 +7,70 @@ normalises as the record says, the learning room asks for `width` numbers per se
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import importlib
-import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from phewas.encoders.contract import (
+    DRIFT_SAMPLES,
+    ECG_1LEAD_500,
+    ECG_12LEAD_100,
+    ECG_12LEAD_500,
+    ECG_500,
+    ECG_FM_500,
+    LEADS,
+    PAPAGEI_125,
+    PPG_40,
+    PPG_50,
+    PPG_125,
+    PPG_125_PLAIN,
+    PPG_ECG_125,
+    PPG_ECG_250,
+    STEPS,
+    Band,
+    InputContract,
+    Notch,
+    Step,
+    resampling_ratio,
+)
 from phewas.errors import EncoderError, PhewasWarning, nearest
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(frozen=True)
-class Band:
-    """A zero-phase filter applied to the window at its native rate."""
-
-    kind: Literal["butter"]
-    order: int
-    low_hz: float
-    high_hz: float
-
-
-@dataclass(frozen=True)
-class InputContract:
-    """What an encoder wants to be fed. Two encoders with the same contract share one segment store.
-
-    Parameters
-    ----------
-    channels
-        Channel names of the recordings table, in the order of the model's input channels.
-    fs_hz
-        Samples per second after resampling.
-    band
-        Filter before resampling; None for none.
-    epsilon
-        Added to the standard deviation when a window is z-scored (population standard deviation).
-    """
-
-    channels: tuple[str, ...]
-    fs_hz: float
-    band: Band | None
-    epsilon: float = 1e-5
-
-    @property
-    def digest(self) -> str:
-        """Eight hex digits that name the contract's folder in the segment store."""
-        return hashlib.blake2b(json.dumps(asdict(self), sort_keys=True).encode(), digest_size=4).hexdigest()
-
-    def length(self, window_s: float) -> int:
-        """Return the samples of a window of `window_s` seconds, rounded to the nearest."""
-        return round(window_s * self.fs_hz)
-
-
-PPG_125 = InputContract(channels=("PPG",), fs_hz=125.0, band=Band("butter", 3, 0.5, 8.0))
-LEADS = tuple(f"ECG_{lead}" for lead in ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"])
-PPG_125_CHEBY = InputContract(("PPG",), 125.0, Band("butter", 3, 0.5, 12.0))
-PPG_50 = InputContract(("PPG",), 50.0, Band("butter", 3, 0.5, 12.0))
-ECG_1LEAD_500 = InputContract(("ECG_I",), 500.0, Band("butter", 4, 0.67, 40.0))
-ECG_12LEAD_500 = InputContract(LEADS, 500.0, Band("butter", 4, 0.67, 40.0))
-ECG_12LEAD_100 = InputContract(LEADS, 100.0, Band("butter", 4, 0.05, 47.0))
-PPG_ECG_125 = InputContract(("PPG", "ECG_II"), 125.0, Band("butter", 3, 0.5, 8.0))
-PPG_ECG_250 = InputContract(("PPG", "ECG_II"), 250.0, Band("butter", 3, 0.5, 8.0))
+__all__ = [
+    "DRIFT_SAMPLES",
+    "ECG_1LEAD_500",
+    "ECG_12LEAD_100",
+    "ECG_12LEAD_500",
+    "ECG_500",
+    "ECG_FM_500",
+    "LEADS",
+    "PAPAGEI_125",
+    "PPG_40",
+    "PPG_50",
+    "PPG_125",
+    "PPG_125_PLAIN",
+    "PPG_ECG_125",
+    "PPG_ECG_250",
+    "STEPS",
+    "Band",
+    "EncoderSpec",
+    "InputContract",
+    "Notch",
+    "Step",
+    "as_specs",
+    "get",
+    "is_path",
+    "names",
+    "relative_to",
+    "resampling_ratio",
+]
 
 
 @dataclass(frozen=True)
@@ -322,33 +320,3 @@ def relative_to(name: str, folder: Path) -> str:
     file, colon, attribute = name.rpartition(":") if not name.endswith(".py") else (name, "", "")
     return f"{folder / Path(file).expanduser()}{colon}{attribute}"
 
-
-def plain_contract(
-    channels: Sequence[str], fs_hz: float, band: Mapping[str, Any] | None, *, where: str
-) -> InputContract:
-    """Return the contract of z-scored windows, with a Butterworth band-pass if one is stated.
-
-    Parameters
-    ----------
-    channels, fs_hz
-        As in `InputContract`.
-    band
-        ``order``, ``low_hz`` and ``high_hz``; None for no filter.
-    where
-        Who states it, for messages.
-
-    Raises
-    ------
-    EncoderError
-        The filter lacks one of the three, or they make no band.
-    """
-    made = None
-    if band is not None:
-        try:
-            made = Band("butter", int(band["order"]), float(band["low_hz"]), float(band["high_hz"]))
-        except (KeyError, TypeError, ValueError) as error:
-            cure = "filter = { order = 3, low_hz = 0.5, high_hz = 8 }"
-            raise EncoderError(f"{where}: the filter {dict(band)} is not complete", cure=cure) from error
-        if not 0 < made.low_hz < made.high_hz or made.order < 1:
-            raise EncoderError(f"{where}: {made.low_hz:g} to {made.high_hz:g} Hz is no band", expected="0 < low < high")
-    return InputContract(tuple(map(str, channels)), float(fs_hz), made)

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from phewas.config import SegmentConfig
 from phewas.encoders.registry import InputContract
+from phewas.engine import reraise_passing
 from phewas.errors import SignalError
 from phewas.rundir import write_npy, write_parquet
 from phewas.schema import Rejects, Windows
 from phewas.segments import quality
-from phewas.segments.filtering import prepare, rate_is_enough
+from phewas.segments.filtering import prepare
 from phewas.segments.readers import Recording, Samples, open_recording
 from phewas.segments.windows import candidates
 
@@ -69,8 +70,11 @@ class Journal:
 
     def to_avoid(self) -> set[str]:
         """Return the recordings that were open in `DEATHS` deaths of a worker."""
-        lines = self.deaths.read_text(encoding="utf-8").splitlines() if self.deaths.is_file() else []
-        return {name for name, n in Counter(lines).items() if n >= DEATHS}
+        return {name for name, n in Counter(self.blamed()).items() if n >= DEATHS}
+
+    def blamed(self) -> list[str]:
+        """Return the recording that was open at each death of a worker."""
+        return self.deaths.read_text(encoding="utf-8").splitlines() if self.deaths.is_file() else []
 
 
 def blame(shard: Shard) -> None:
@@ -182,9 +186,6 @@ class Work:
         for draw, (which, start) in enumerate(zip(grid.recording.tolist(), grid.start_sample.tolist(), strict=True)):
             if len(kept) == records[0]["limit"]:
                 break
-            if not rate_is_enough(shard.contract, fs_hz[which]):
-                self.lost["rate"] += 1
-                continue
             if which not in opened:
                 opened[which] = self._open(records[which])
             raw = self._read(opened, which, records[which], start, start + int(samples[which]))
@@ -208,6 +209,7 @@ class Work:
         try:
             return open_row(self.shard.root, record)
         except (SignalError, OSError) as error:
+            reraise_passing(error)
             self._reject(record, _words(error))
             return None
 
@@ -222,6 +224,7 @@ class Work:
         try:
             return recording.read(start, stop)
         except (SignalError, OSError) as error:
+            reraise_passing(error)
             opened[which] = None
             self._reject(record, _words(error))
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -13,7 +14,7 @@ from phewas.engine import ShardsFailedError, map_shards
 from phewas.errors import EncoderError, SignalError
 from phewas.rundir import write_parquet
 from phewas.schema import Encounters, Flow, Recordings, Rejects, Splits, Windows
-from phewas.segments.cutting import PARTS, Shard, blame, extract_shard
+from phewas.segments.cutting import PARTS, Journal, Shard, blame, extract_shard
 from phewas.segments.store import contract_folder, windows_file
 
 FLOW_FILE = "segments/flow.parquet"
@@ -27,7 +28,6 @@ WINDOW_REASONS = {
     "flat": "windows with flat stretches",
     "saturated": "windows with clipped crests or troughs",
     "pulse_rate": "windows with a pulse rate out of range or none",
-    "rate": "windows of recordings sampled too slowly for the encoder's band",
     "unreadable": "windows that could not be read",
 }
 
@@ -60,8 +60,13 @@ def extract(
     SignalError
         No encounter has a usable window.
     ShardsFailedError
-        Some shards ended their worker process again and again, even without the recordings that did it twice; their
-        recordings are listed in ``segments/failed.parquet``.
+        Some shards ended or stalled their worker again and again, even without the recordings that did it twice.
+
+    Notes
+    -----
+    ``segments/failed.parquet``, where there is one, names the recordings that were left out because they ended or
+    stalled their worker (``why`` is ``recording``), and those of shards that could not be finished (``shard``), with
+    the number of ``deaths`` of a worker that had the recording open.
     """
     if len(contract.channels) != 1:
         raise EncoderError(
@@ -79,8 +84,8 @@ def extract(
     shards = [
         Shard(
             number=at // size,
-            folder=folder,
-            root=root,
+            folder=folder.absolute(),  # a worker may have another working folder
+            root=root.absolute(),
             recordings=recordings.filter(pl.col("encounter_id").is_in(encounters[at : at + size].to_list())),
             contract=contract,
             config=config,
@@ -92,10 +97,33 @@ def extract(
     try:
         map_shards(extract_shard, shards, task="segments", unit="shards", workers=workers, on_death=blame)
     except ShardsFailedError as error:
-        recordings = pl.concat([shards[number].recordings for number in error.failed])
-        write_parquet(recordings.select("recording_id", "path", "member"), run / FAILED_FILE)
+        _name_failed(run, recordings, shards, [shards[number] for number in error.failed])
         raise
+    _name_failed(run, recordings, shards, [])
     _publish(run, folder, len(shards), contract, config, window_s, encounters.len())
+
+
+def _name_failed(run: Path, recordings: pl.DataFrame, shards: Sequence[Shard], failed: Sequence[Shard]) -> None:
+    """Name in a table what was left out: recordings that ended workers, and all of shards that were given up."""
+    journals = [Journal(shard.folder, shard.number) for shard in shards]
+    deaths = [name for journal in journals for name in journal.blamed()]
+    avoided = [name for journal in journals for name in journal.to_avoid()]
+    given_up = [name for shard in failed for name in shard.recordings.get_column("recording_id")]
+    (run / FAILED_FILE).unlink(missing_ok=True)
+    if not avoided and not given_up:
+        return
+    counted = pl.DataFrame({"recording_id": deaths}, schema={"recording_id": pl.String})
+    names = pl.col("recording_id")
+    table = (
+        recordings.filter(names.is_in(avoided + given_up))
+        .join(counted.group_by("recording_id").agg(pl.len().cast(pl.Int64).alias("deaths")), on="recording_id",
+              how="left", maintain_order="left")
+        .select(
+            "recording_id", "path", "member", pl.col("deaths").fill_null(0),
+            why=pl.when(names.is_in(avoided)).then(pl.lit("recording")).otherwise(pl.lit("shard")),
+        )
+    )  # fmt: skip
+    write_parquet(table, run / FAILED_FILE)
 
 
 def _ordered(run: Path, channel: str) -> pl.DataFrame:

@@ -23,6 +23,16 @@ def windows_file(run: Path, *, window_s: float, channels: tuple[str, ...]) -> Pa
     return run / "segments" / f"windows-{window_s:g}-{'+'.join(channels)}.parquet"
 
 
+MEASURED = ("q_invalid", "q_flat", "q_saturated", "q_rate_per_min", "offset", "scale")
+
+
+def measured_columns(contract: InputContract, channel: str) -> tuple[str, ...]:
+    """Return the index columns of one channel: plain names for the first, with the channel's name for the others."""
+    if channel == contract.channels[0]:
+        return MEASURED
+    return tuple(f"q_{channel}_{name[2:]}" if name.startswith("q_") else f"{name}_{channel}" for name in MEASURED)
+
+
 @dataclass(frozen=True)
 class SegmentStore:
     """Windows of all encounters, standardised, read on demand.
@@ -33,11 +43,16 @@ class SegmentStore:
         One row per window, in store order: segment_id, encounter_id, patient_id, ..., offset and scale per channel.
     shards
         ``shards[channel]``: memory maps float16 [windows, samples], in order.
+    bounds
+        int64 [shards + 1]: first row of each shard, and the number of rows.
+    restore
+        Scale and offset float32 [windows, channels], where the network is not given the standardised window itself.
     """
 
     index: pl.DataFrame
     shards: tuple[tuple[NDArray[np.float16], ...], ...]
     bounds: NDArray[np.int64]
+    restore: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
 
     @classmethod
     def open(cls, run: Path, contract: InputContract) -> SegmentStore:
@@ -60,7 +75,12 @@ class SegmentStore:
                 f"the segment store {folder.name} holds {sum(sizes)} windows and its index {index.height}",
                 cure="delete the folder `segments` of the run directory and give the same command again",
             )
-        return cls(index, shards, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+        restore = None
+        if not contract.standardised:
+            names = [measured_columns(contract, channel)[-2:] for channel in contract.channels]
+            scale, offset = (index.select([pair[i] for pair in names]).to_numpy().astype(np.float32) for i in (1, 0))
+            restore = (scale, offset)
+        return cls(index, shards, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), restore)
 
     def encounters(self) -> pl.DataFrame:
         """Return encounter_id, patient_id, first row and number of windows, in store order."""
@@ -70,8 +90,11 @@ class SegmentStore:
             pl.col("patient_id").first(), pl.col("row").first().cast(pl.Int64), pl.len().alias("n_windows")
         )
 
-    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
-        """Return float16 [rows, channels, samples], in the order asked for."""
+    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float16] | NDArray[np.float32]:
+        """Return what the network is given, [rows, channels, samples], in the order asked for.
+
+        float16 where that is the standardised window; float32 where another scale and offset were put back.
+        """
         samples = self.shards[0][0].shape[1] if self.shards[0] else 0
         out = np.empty((len(rows), len(self.shards), samples), dtype=np.float16)
         # Reading a shard's rows in ascending order lets the operating system read ahead.
@@ -84,4 +107,7 @@ class SegmentStore:
                 local = ordered[lo:hi] - self.bounds[shard]
                 for channel, maps in enumerate(self.shards):
                     out[order[lo:hi], channel] = maps[shard][local]
-        return out
+        if self.restore is None:
+            return out
+        scale, offset = (part[rows][..., None] for part in self.restore)
+        return out.astype(np.float32) * scale + offset

@@ -154,6 +154,9 @@ def _command(spec: EncoderSpec, asked: str) -> str:
 def _window(spec: EncoderSpec) -> str:
     least, most = spec.samples
     learned = f"{spec.window_s:g} s in pretraining" if spec.window_s else ""
+    fixed = spec.contract.window_s
+    if fixed is not None:
+        return f"exactly {fixed:g} s"
     if least == most:
         return f"exactly {least:,} samples ({least / spec.contract.fs_hz:g} s)"
     bounds = [f"from {least:,} samples" if least > 1 else "", f"up to {most:,} samples" if most else ""]
@@ -161,10 +164,28 @@ def _window(spec: EncoderSpec) -> str:
 
 
 def _preparation(spec: EncoderSpec) -> list[tuple[str, str]]:
-    """Return what phewas does to a window before the encoder sees it."""
-    band = spec.contract.band
-    filtered = f"{band.kind} order {band.order}, {band.low_hz:g}-{band.high_hz:g} Hz, zero-phase" if band else "none"
-    return [("filter", filtered), ("normalisation", f"z-score of each window (SD + {spec.contract.epsilon:g})")]
+    """Return what phewas does to a window before the encoder sees it, in that order."""
+    contract = spec.contract
+    bands = dict.fromkeys(contract.band if isinstance(contract.band, tuple) else (contract.band,))
+    filters = [f"{b.kind} {b.words()}, order {b.order}, zero-phase" for b in bands if b is not None]
+    notch = contract.notch
+    scale = "z-score" if contract.normalise_by == "zscore" else "minimum and maximum to -1 and 1"
+    over = ", all channels together" if contract.normalise_over == "all" else ""
+    epsilon = f" (SD + {contract.epsilon:g})" if contract.epsilon and contract.normalise_by == "zscore" else ""
+    words = {
+        "polarity": "" if contract.polarity == "as_recorded" else f"upright, judged by the {contract.polarity}",
+        "band": " and ".join(filters),
+        "notch": "" if notch is None else f"notch at {'the mains' if notch.hz == 'site' else f'{notch.hz:g} Hz'}",
+        "smooth": f"moving average of {contract.smooth_s:g} s" if contract.smooth_s else "",
+        "baseline": f"less the running median of {contract.baseline_s:g} s" if contract.baseline_s else "",
+        "resample": f"to {contract.fs_hz:g} Hz",
+        "normalise": f"{scale} by {contract.normalise_scope}{over}{epsilon}",
+    }
+    if contract.normalise_scope == "none":
+        words["normalise"] = ""
+    steps = "; ".join(words[step] for step in contract.steps if words[step])
+    more = f"; shorter windows padded to {contract.pad_to_s:g} s" if contract.pad_to_s else ""
+    return [("prepared by phewas", steps + more)]
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phewas.errors import ConfigError, RunError, nearest
+from phewas.verbs.running import Engine, stoppable, tell_left_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +33,10 @@ def cut(
     seed: Annotated[int | None, typer.Option(help="Seed of the choice of windows.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.")] = None,
+    engine: Annotated[Engine | None, typer.Option(help="local, dask or slurm, as for `phewas run`.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="dask: its scheduler, tcp://HOST:PORT.", show_default=False)
+    ] = None,
 ) -> None:
     """Run the steps up to the windows, and no further. `phewas run` with the same --out continues from there.
 
@@ -43,11 +48,14 @@ def cut(
     from phewas.pipeline import run
     from phewas.plan import plan
 
-    options = {"cohort": cohort, "data": data, "encoder": encoder, "seed": seed, "workers": workers}
+    options: dict[str, Any] = {"cohort": cohort, "data": data, "encoder": encoder, "seed": seed, "workers": workers}
+    options["engine"] = {"kind": engine.value if engine else None, "scheduler": scheduler}
     resolved = settings.resolve(options, config)
     made = plan(resolved, out=out, command="phewas segments", weights_needed=False)
-    run(made, until="segments")
+    with stoppable():
+        run(made, until="segments")
     typer.echo(f"Windows: {made.out / 'segments'}")
+    tell_left_out(made.out)
 
 
 def opened(run: Path) -> tuple[Plan, InputContract]:

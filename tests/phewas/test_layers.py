@@ -9,8 +9,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = {"phewas"} | {
-    f"phewas.{name}" for name in ("schema", "errors", "config", "rundir", "engine", "progress", "seeds")
-}
+    f"phewas.{name}"
+    for name in (
+        "schema", "errors", "config", "rundir", "engine", "engine_processes", "engine_dask", "progress", "seeds",
+    )
+}  # fmt: skip
 
 # room -> further modules (with everything below them) that it may import, besides base and itself
 MAY: dict[str, set[str]] = {
