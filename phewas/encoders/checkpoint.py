@@ -64,6 +64,10 @@ class Fit:
         """Whether the file holds this encoder and nothing strange."""
         return not (self.missing or self.shapes or self.extra)
 
+    def good(self, n: int) -> int:
+        """Return how many of an encoder's `n` tensors the file gives."""
+        return n - len(self.missing) - len(self.shapes) - len(self.absent_heads)
+
 
 def read_state(path: Path) -> State:
     """Return the tensors of a weights file by name, out of whatever dictionary they are nested in; see `inspect`."""
@@ -419,7 +423,7 @@ def candidates(state: State) -> list[tuple[str, Fit, int]]:
 
     def quality(row: tuple[str, Fit, int]) -> tuple[bool, float]:
         _, fit, n = row
-        return fit.whole, (n - len(fit.missing) - len(fit.shapes)) / (n + len(fit.extra))
+        return fit.whole, fit.good(n) / (n + len(fit.extra))
 
     return sorted(rows, key=quality, reverse=True)
 
@@ -433,9 +437,8 @@ def looks_like(state: State, *, besides: str = "") -> str:
     names = " ".join(state)
     if rows:
         name, fit, n = rows[0]
-        good = n - len(fit.missing) - len(fit.shapes)
-        if good > n / 2:
-            return f"nearest is {name}: {good} of its {n} tensors fit (phewas weights verify FILE --encoder {name})"
+        if fit.good(n) > n / 2:
+            return f"nearest is {name}: {fit.good(n)} of its {n} tensors fit (phewas weights verify FILE --encoder {name})"
     if "stage_list." in names:
         return "stage_list is a Net1D, of a size that is not registered"
     if "basicblock_list." in names:
