@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from phewas.encoders import registry
 from phewas.encoders.registry import Band, EncoderSpec, InputContract, Notch
 from phewas.errors import EncoderError, nearest
@@ -150,26 +152,25 @@ def _contract(told: Mapping[str, Any], file: Path) -> InputContract:
         return replace(registry.get(told["like"]).contract, window_s=told.get("window_s"))
     if "channels" not in told or "fs_hz" not in told:
         raise EncoderError(f"{file} does not state the input contract", cure=f"write\n{TEMPLATE}")
-    fields = {key: tuple(told[key]) if key == "steps" else told[key] for key in PREPARATION if key in told}
+    said: dict[str, Any] = {key: told[key] for key in ("channels", "fs_hz", "window_s", *PREPARATION) if key in told}
     try:
-        if "notch" in fields:
-            fields["notch"] = Notch(**fields["notch"])
-        return InputContract(
-            tuple(map(str, told["channels"])),
-            float(told["fs_hz"]),
-            _band(told["filter"], file) if "filter" in told else None,
-            window_s=told.get("window_s"),
-            **fields,
-        )
+        said |= {"band": _band(told["filter"], file)} if "filter" in told else {}
+        said |= {"notch": Notch(**told["notch"])} if "notch" in told else {}
+        contract: InputContract = TypeAdapter(InputContract).validate_python(said)
     except EncoderError as error:
         raise EncoderError(f"{file}: {error.found}", expected=error.expected, cure=error.cure) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise EncoderError(f"{file}: {where} is {first['input']!r}", expected=first["msg"]) from error
     except TypeError as error:
         raise EncoderError(f"{file}: {error}", cure=f"write\n{TEMPLATE}") from error
+    return contract
 
 
 def _band(told: Mapping[str, Any], file: Path) -> Band:
     """Return the filter that a TOML file states."""
-    words = {"kind": "butter", "low_hz": None, "high_hz": None} | dict(told)
+    words: dict[str, Any] = {"kind": "butter", "low_hz": None, "high_hz": None} | dict(told)
     if "order" not in words:
         cure = "filter = { order = 3, low_hz = 0.5, high_hz = 8 }"
         raise EncoderError(f"{file}: the filter {dict(told)} is not complete", cure=cure)

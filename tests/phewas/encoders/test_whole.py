@@ -216,6 +216,8 @@ def test_a_folder_that_wants_to_run_code_is_refused(tmp_path):
         ('width = "8"\n', "width is '8'"),
         ('width = 8\nchannels = ["PPG"]\nfs_hz = 0\n', "is empty"),
         ('width = 8\nchannels = ["PPG"]\nfs_hz = 50\nfilter = { order = 3 }\n', "not complete"),
+        ('width = 8\nchannels = ["PPG"]\nfs_hz = 50\nfilter = { order = 3, low = 1 }\n', "unexpected keyword argument 'low'"),
+        ('width = 8\nchannels = ["PPG"]\nfs_hz = 50\nnormalise_by = "rank"\n', "normalise_by is 'rank'"),
         ("width = \n", "cannot be read"),
         (STATED + 'pool = "sum"\n', "pool is 'sum'"),
     ],
@@ -262,3 +264,24 @@ def test_weights_beside_a_whole_model_are_refused(models, tmp_path):
 )  # fmt: skip
 def test_only_arithmetic_over_sizes_is_evaluated(expression, plain):
     assert whole.is_arithmetic(expression) is plain
+
+
+def test_a_description_can_state_every_step_of_the_preparation(tmp_path):
+    file = tmp_path / "m.pt"
+    file.touch()
+    stated(file, """
+channels = ["PPG", "ECG_II"]
+fs_hz = 100
+filter = { kind = "cheby2", order = 4, low_hz = 0.5, high_hz = 12, attenuation_db = 20 }
+steps = ["notch", "band", "resample", "normalise"]
+notch = { hz = 50 }
+normalise_by = "minmax"
+epsilon = 0
+window_s = 5
+width = 8
+""")
+    contract = registry.get(f"torchscript:{file}").contract
+    assert contract == registry.InputContract(
+        ("PPG", "ECG_II"), 100.0, registry.Band("cheby2", 4, 0.5, 12.0, attenuation_db=20.0), epsilon=0.0,
+        steps=("notch", "band", "resample", "normalise"), notch=registry.Notch(50), normalise_by="minmax", window_s=5.0,
+    )  # fmt: skip
