@@ -84,6 +84,9 @@ class SegmentConfig(Part):
     )
     min_segments: int = Field(1, ge=1, description="encounters with fewer usable windows are left out")
     max_invalid: float = Field(0.25, ge=0, le=1, description="largest share of missing samples in a window")
+    max_gap_s: float | None = Field(
+        None, ge=0, description="longest gap that is bridged by a straight line; default: any, up to max_invalid in all"
+    )
     max_flat: float = Field(0.25, ge=0, le=1, description="largest share of a window that may lie in flat runs")
     flat_rule: Literal["same-value", "anyppg"] = Field(
         "same-value", description="what is flat: runs of one value, or AnyPPG's published rule in physical units"
@@ -92,8 +95,12 @@ class SegmentConfig(Part):
     rate_range_per_min: tuple[float, float] | None = Field(
         None, description="windows whose pulse rate lies outside are left out; default: no such rule, as in the study"
     )
+    min_template: float | None = Field(
+        None, gt=0, lt=1, description="least mean correlation of the beats with their average (Orphanidou 2015: 0.86 "
+        "for PPG, 0.66 for ECG); default: no such rule, as in the study"
+    )  # fmt: skip
     mains_hz: Literal[50, 60] | None = Field(
-        None, description="mains frequency where an ECG was recorded, for encoders with a notch; default: the cohort's card"
+        None, description="mains frequency of the site, for ECG encoders with a notch; default: the cohort's card"
     )
     shard_encounters: int = Field(256, ge=1, description="encounters per shard of the store")
 

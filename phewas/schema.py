@@ -33,7 +33,7 @@ class Table:
 
     file: ClassVar[str] = ""
     key: ClassVar[tuple[str, ...]] = ()
-    prefix: ClassVar[str | None] = None
+    prefix: ClassVar[str | tuple[str, ...] | None] = None
 
     @classmethod
     def columns(cls) -> dict[str, Column]:
@@ -306,9 +306,13 @@ class Unmapped(Table):
 
 
 class Windows(Table):
-    """The encoder-independent choice of windows, in store row order."""
+    """The encoder-independent choice of windows, in store row order.
 
-    prefix = "q_"
+    Where several channels are matched, the columns of the first have plain names, and those of the others end in the
+    channel's name (``recording_id_ECG_II``, ``q_flat_ECG_II``).
+    """
+
+    prefix = ("q_", "recording_id_", "start_sample_")
     key = ("segment_id",)
     segment_id = Column(pl.String, "recording_id:start_sample")
     encounter_id = Column(pl.String, "whose window")

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+import polars.selectors as cs
 
 from phewas.config import SegmentConfig
 from phewas.encoders.registry import InputContract
 from phewas.engine import ShardsFailedError, map_shards
-from phewas.errors import EncoderError, SignalError
-from phewas.rundir import write_parquet
+from phewas.errors import SchemaError, SignalError
+from phewas.rundir import digest_of, write_json, write_parquet
 from phewas.schema import Encounters, Flow, Recordings, Rejects, Splits, Windows
-from phewas.segments.cutting import PARTS, Journal, Shard, blame, extract_shard
-from phewas.segments.store import contract_folder, windows_file
+from phewas.segments.cutting import Shard, blame, extract_shard
+from phewas.segments.filtering import holds_band
+from phewas.segments.opened import PARTS, Journal
+from phewas.segments.store import choice_file, contract_folder, of_channel, windows_file
 
 FLOW_FILE = "segments/flow.parquet"
 REJECTS_FILE = "segments/rejects.parquet"
@@ -27,6 +33,8 @@ WINDOW_REASONS = {
     "invalid": "windows with too many missing samples",
     "flat": "windows with flat stretches",
     "saturated": "windows with clipped crests or troughs",
+    "gap": "windows with a gap too long to be bridged",
+    "template": "windows whose beats are unlike their average",
     "pulse_rate": "windows with a pulse rate out of range or none",
     "unreadable": "windows that could not be read",
 }
@@ -45,7 +53,7 @@ def extract(
     root
         Data root that the recordings' paths are relative to.
     contract
-        The encoder's input; only its first channel's recordings are cut, so it must name one channel.
+        The encoder's input. Of several channels, windows are cut where all are recorded at the same time.
     config, window_s, seed
         Which windows.
     workers
@@ -56,9 +64,9 @@ def extract(
     Raises
     ------
     EncoderError
-        The contract asks for more than one channel.
+        The contract insists on another window length, or a rate cannot be resampled to its own.
     SignalError
-        No encounter has a usable window.
+        A channel is not in the cohort, no encounter has a usable window, or one that was chosen before is gone.
     ShardsFailedError
         Some shards ended or stalled their worker again and again, even without the recordings that did it twice.
 
@@ -67,19 +75,22 @@ def extract(
     ``segments/failed.parquet``, where there is one, names the recordings that were left out because they ended or
     stalled their worker (``why`` is ``recording``), and those of shards that could not be finished (``shard``), with
     the number of ``deaths`` of a worker that had the recording open.
+
+    The choice of windows does not depend on the encoder beyond its channels. Where the run directory holds the table of
+    windows that this very choice made (of another contract's extraction), it is used again, in the same row order.
     """
-    if len(contract.channels) != 1:
-        raise EncoderError(
-            f"the encoder wants the channels {', '.join(contract.channels)} together",
-            expected="an encoder of one channel; windows matched over channels are not cut yet",
-        )
-    channel = contract.channels[0]
-    recordings = _with_limits(_ordered(run, channel), run, config)
+    contract.check_window(window_s)
+    recordings = _with_limits(_ordered(run, contract.channels), run, config)
+    depends = {"config": chosen_by(config), "window_s": window_s, "seed": seed, "recordings": _hash_of(recordings)}
+    choice = digest_of(depends)
+    chosen, counted = _chosen_before(run, contract, window_s, choice)
     folder = run / "segments" / f".work-{fingerprint[:16]}"
     for stale in (run / "segments").glob(".work-*"):
         if stale != folder:
             shutil.rmtree(stale)
     encounters = recordings.get_column("encounter_id").unique(maintain_order=True)
+    if counted is None:
+        (run / REJECTS_FILE).unlink(missing_ok=True)
     size = config.shard_encounters
     shards = [
         Shard(
@@ -91,6 +102,9 @@ def extract(
             config=config,
             window_s=window_s,
             seed=seed,
+            chosen=None
+            if chosen is None
+            else chosen.filter(pl.col("encounter_id").is_in(encounters[at : at + size].to_list())),
         )
         for at in range(0, len(encounters), size)
     ]
@@ -100,7 +114,12 @@ def extract(
         _name_failed(run, recordings, shards, [shards[number] for number in error.failed])
         raise
     _name_failed(run, recordings, shards, [])
-    _publish(run, folder, len(shards), contract, config, window_s, encounters.len())
+    index = _joined(folder / PARTS, "shard", len(shards))
+    if counted is None:
+        lost = _joined(folder / PARTS, "lost", len(shards)).group_by("reason").agg(pl.col("n").sum())
+        counted = {"choice": choice, "encounters": encounters.len(), "lost": dict(sorted(lost.iter_rows()))}
+        write_parquet(Rejects.check(_joined(folder / PARTS, "rejects", len(shards))), run / REJECTS_FILE)
+    _publish(run, folder, index, counted, contract, config, window_s)
 
 
 def _name_failed(run: Path, recordings: pl.DataFrame, shards: Sequence[Shard], failed: Sequence[Shard]) -> None:
@@ -126,13 +145,55 @@ def _name_failed(run: Path, recordings: pl.DataFrame, shards: Sequence[Shard], f
     write_parquet(table, run / FAILED_FILE)
 
 
-def _ordered(run: Path, channel: str) -> pl.DataFrame:
-    """Return the channel's recordings with their patients, by encounter, then start, then id."""
-    recordings = Recordings.read(run).filter(pl.col("channel") == channel)
-    if not recordings.height:
+def chosen_by(config: SegmentConfig) -> dict[str, object]:
+    """Return the settings that the choice of windows depends on, JSON-ready."""
+    return config.model_dump(mode="json", exclude={"window_s", "mains_hz", "shard_encounters"})
+
+
+def _hash_of(recordings: pl.DataFrame) -> str:
+    """Return a hash of what the choice of windows depends on in the table of recordings."""
+    columns = ("recording_id", "encounter_id", "channel", "fs_hz", "n_samples", "start", "limit")
+    return hashlib.blake2b(recordings.select(columns).write_csv().encode(), digest_size=16).hexdigest()
+
+
+def _chosen_before(
+    run: Path, contract: InputContract, window_s: float, choice: str
+) -> tuple[pl.DataFrame | None, dict[str, Any] | None]:
+    """Return the windows that lie in the run directory, and what was counted, if this very choice made them."""
+    table = windows_file(run, window_s=window_s, channels=contract.channels)
+    record = choice_file(run, window_s=window_s, channels=contract.channels)
+    if not (table.is_file() and record.is_file() and (run / REJECTS_FILE).is_file()):
+        return None, None
+    try:
+        counted: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        windows = Windows.check(pl.read_parquet(table, hive_partitioning=False))
+    except (ValueError, pl.exceptions.PolarsError, SchemaError):
+        return None, None
+    return (windows, counted) if counted.get("choice") == choice else (None, None)
+
+
+def _ordered(run: Path, channels: tuple[str, ...]) -> pl.DataFrame:
+    """Return the channels' recordings with their patients, by encounter, then start, then id.
+
+    Of several channels, only of encounters that have a recording of each.
+    """
+    everything = Recordings.read(run)
+    recordings = everything.filter(pl.col("channel").is_in(list(channels)))
+    missing = [c for c in channels if not (recordings.get_column("channel") == c).any()]
+    if missing:
+        others = sorted(everything.get_column("channel").unique().to_list())
         raise SignalError(
-            f"the cohort has no {channel} recording", cure="look at cohort/rejects.parquet for the reasons"
+            f"the cohort has no {' and no '.join(missing)} recording",
+            expected=f"recordings of {'+'.join(channels)}; there are {', '.join(others) or 'none'}",
+            cure="an encoder of another channel (phewas encoders); or look at cohort/rejects.parquet for the reasons",
         )
+    if len(channels) > 1:
+        complete = recordings.group_by("encounter_id").agg(pl.col("channel").n_unique().alias("n"))
+        complete = complete.filter(pl.col("n") == len(channels))
+        recordings = recordings.join(complete, on="encounter_id", how="semi", maintain_order="left")
+        if not recordings.height:
+            raise SignalError(f"no encounter has recordings of {' and '.join(channels)}",
+                              cure="an encoder of one channel: phewas encoders")  # fmt: skip
     patients = Encounters.read(run).select("encounter_id", "patient_id")
     joined = recordings.join(patients, on="encounter_id", how="left", maintain_order="left")
     return joined.sort("encounter_id", "start", "recording_id", nulls_last=True)
@@ -150,44 +211,63 @@ def _with_limits(recordings: pl.DataFrame, run: Path, config: SegmentConfig) -> 
 
 
 def _publish(
-    run: Path, folder: Path, n_shards: int, contract: InputContract, config: SegmentConfig, window_s: float, n_in: int
-) -> None:
+    run: Path, folder: Path, index: pl.DataFrame, counted: dict[str, Any], contract: InputContract,
+    config: SegmentConfig, window_s: float,
+) -> None:  # fmt: skip
     """Write the tables that describe the finished shards, then rename their folder to its place in one go."""
-    parts = folder / PARTS
-    index = _joined(parts, "shard", n_shards)
+    names = "+".join(contract.channels)
     if not index.height:
+        together = " recorded at the same time" if len(contract.channels) > 1 else ""
         raise SignalError(
-            f"no {contract.channels[0]} recording has a usable window of {window_s:g} s",
+            f"no {names} recording has a usable window of {window_s:g} s{together}",
             expected=f"at least {config.min_segments} clean window(s) in some encounter",
             cure="look at cohort/rejects.parquet; shorter windows: [segments] window_s in a --config file",
         )
-    windows = Windows.check(index.drop("offset", "scale"))
-    counts = dict(_joined(parts, "lost", n_shards).group_by("reason").agg(pl.col("n").sum()).iter_rows())
+    windows = Windows.check(index.drop(cs.matches("^(offset|scale)($|_)")))
+    counts: dict[str, int] = counted["lost"]
     per_encounter = index.group_by("encounter_id").len()
     drawn = index.height + sum(counts.values())
-    flow = [
-        ("encounters", n_in, per_encounter.height, f"fewer than {config.min_segments} usable {window_s:g}-s windows")
-    ]
+    words = f"fewer than {config.min_segments} usable {window_s:g}-s windows"
+    if len(contract.channels) > 1:
+        words += f" with {' and '.join(contract.channels)} recorded at the same time"
+    flow = [("encounters", int(counted["encounters"]), per_encounter.height, words)]
     for reason, words in WINDOW_REASONS.items():
         if counts.get(reason):
             flow.append(("segments", drawn, drawn - counts[reason], words))
             drawn -= counts[reason]
-    names = ("unit", "n_in", "n_out", "reason")
-    rows: list[dict[str, object]] = [{"step": "segments"} | dict(zip(names, row, strict=True)) for row in flow]
+    columns = ("unit", "n_in", "n_out", "reason")
+    rows: list[dict[str, object]] = [{"step": "segments"} | dict(zip(columns, row, strict=True)) for row in flow]
     if config.n_segments != "all":
         short = per_encounter.filter(pl.col("len") < config.n_segments).height
         words = f"with fewer than {config.n_segments} windows, kept with what they have"
         note = {"unit": "encounters", "n_in": per_encounter.height, "n_out": short, "reason": words, "kind": "note"}
         rows.append({"step": "segments"} | note)
+    slow = _slow(index, run, contract)
+    if slow:
+        words = "sampled too slowly for all of the encoder's band, kept"
+        note = {"unit": "segments", "n_in": index.height, "n_out": slow, "reason": words, "kind": "note"}
+        rows.append({"step": "segments"} | note)
     write_parquet(Flow.check(Flow.build(rows)), run / FLOW_FILE)
-    write_parquet(Rejects.check(_joined(parts, "rejects", n_shards)), run / REJECTS_FILE)
+    write_json(counted, choice_file(run, window_s=window_s, channels=contract.channels))
     write_parquet(windows, windows_file(run, window_s=window_s, channels=contract.channels))
     write_parquet(index, folder / "index.parquet")
+    for left in folder.rglob(".*.tmp"):
+        left.unlink()  # half a shard of a worker that was killed
     target = contract_folder(run, contract)
     if target.exists():
         shutil.rmtree(target)
     folder.rename(target)
     shutil.rmtree(target / PARTS)
+
+
+def _slow(index: pl.DataFrame, run: Path, contract: InputContract) -> int:
+    """Return how many windows come from recordings whose rate does not hold the contract's band."""
+    rates = Recordings.read(run).select("recording_id", "fs_hz", "channel").filter(
+        pl.col("channel").is_in(list(contract.channels))
+    )  # fmt: skip
+    slow = [name for name, fs_hz, channel in rates.iter_rows() if not holds_band(contract, channel, fs_hz)]
+    columns = [of_channel("recording_id", contract.channels, channel) for channel in contract.channels]
+    return index.filter(pl.any_horizontal(pl.col(c).is_in(slow) for c in columns)).height if slow else 0
 
 
 def _joined(parts: Path, name: str, n_shards: int) -> pl.DataFrame:

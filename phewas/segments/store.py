@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import polars as pl
@@ -11,6 +14,7 @@ from numpy.typing import NDArray
 
 from phewas.encoders.registry import InputContract
 from phewas.errors import RunError
+from phewas.rundir import atomic
 
 
 def contract_folder(run: Path, contract: InputContract) -> Path:
@@ -18,19 +22,73 @@ def contract_folder(run: Path, contract: InputContract) -> Path:
     return run / "segments" / contract.digest
 
 
+def choice_file(run: Path, *, window_s: float, channels: tuple[str, ...]) -> Path:
+    """Return the file that says what a table of chosen windows depends on, and what was not kept."""
+    return windows_file(run, window_s=window_s, channels=channels).with_suffix(".json")
+
+
 def windows_file(run: Path, *, window_s: float, channels: tuple[str, ...]) -> Path:
     """Return the table of chosen windows below the run directory."""
     return run / "segments" / f"windows-{window_s:g}-{'+'.join(channels)}.parquet"
 
 
-MEASURED = ("q_invalid", "q_flat", "q_saturated", "q_rate_per_min", "offset", "scale")
+QUALITY = ("q_invalid", "q_flat", "q_saturated", "q_rate_per_min", "q_template")
 
 
-def measured_columns(contract: InputContract, channel: str) -> tuple[str, ...]:
-    """Return the index columns of one channel: plain names for the first, with the channel's name for the others."""
-    if channel == contract.channels[0]:
-        return MEASURED
-    return tuple(f"q_{channel}_{name[2:]}" if name.startswith("q_") else f"{name}_{channel}" for name in MEASURED)
+def of_channel(name: str, channels: tuple[str, ...], channel: str) -> str:
+    """Return the name of a column for one channel: as it is for the first, with the channel's name for the others."""
+    return name if channel == channels[0] else f"{name}_{channel}"
+
+
+class ShardWriter:
+    """Writes the ``.npy`` files of one shard, a batch of windows at a time, each under a temporary name until it ends.
+
+    The bytes are those that ``numpy.save`` writes of the whole array: NumPy leaves room in a header for the first
+    dimension to grow.
+    """
+
+    def __init__(self, files: Sequence[Path], *, samples: int) -> None:
+        self._files, self._samples, self.rows = files, samples, 0
+        self._stack = contextlib.ExitStack()
+        self._handles: list[IO[bytes]] = []
+
+    def __enter__(self) -> ShardWriter:
+        with contextlib.ExitStack() as stack:
+            for file in self._files:
+                self._handles.append(stack.enter_context(atomic(file)))
+            self._header()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> bool | None:
+        if error[0] is None:
+            try:
+                self._header()
+            except OSError as failure:
+                self._stack.__exit__(type(failure), failure, failure.__traceback__)
+                raise
+        return self._stack.__exit__(*error)
+
+    def _header(self) -> None:
+        described = {"descr": "<f2", "fortran_order": False, "shape": (self.rows, self._samples)}
+        for handle in self._handles:
+            handle.seek(0)
+            np.lib.format.write_array_header_1_0(handle, described)
+            self._begin = handle.tell()
+            handle.seek(0, 2)
+
+    def append(self, values: NDArray[np.float32]) -> None:
+        """Append float32 [windows, channels, samples] as float16, each channel to its file."""
+        for channel, handle in enumerate(self._handles):
+            handle.write(np.ascontiguousarray(values[:, channel], dtype="<f2").tobytes())
+        self.rows += len(values)
+
+    def truncate(self, rows: int) -> None:
+        """Take back every window after the first `rows`."""
+        self.rows = rows
+        for handle in self._handles:
+            handle.seek(self._begin + 2 * rows * self._samples)
+            handle.truncate()
 
 
 @dataclass(frozen=True)
@@ -77,9 +135,11 @@ class SegmentStore:
             )
         restore = None
         if not contract.standardised:
-            names = [measured_columns(contract, channel)[-2:] for channel in contract.channels]
-            scale, offset = (index.select([pair[i] for pair in names]).to_numpy().astype(np.float32) for i in (1, 0))
-            restore = (scale, offset)
+            scale, offset = (
+                index.select([of_channel(name, contract.channels, c) for c in contract.channels]).to_numpy()
+                for name in ("scale", "offset")
+            )
+            restore = (scale.astype(np.float32), offset.astype(np.float32))
         return cls(index, shards, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), restore)
 
     def encounters(self) -> pl.DataFrame:

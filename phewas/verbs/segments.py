@@ -120,7 +120,7 @@ def raw_window(made: Plan, row: dict[str, Any], run: Path) -> tuple[NDArray[np.f
     import polars as pl
 
     from phewas.schema import Recordings
-    from phewas.segments.cutting import open_row
+    from phewas.segments.opened import open_row
 
     record = Recordings.read(run).filter(pl.col("recording_id") == row["recording_id"]).row(0, named=True)
     recording = open_row(made.source.data_root(made.root, run), record)

@@ -25,8 +25,9 @@ from phewas.engine import ShardsFailedError, map_shards
 from phewas.errors import DiskFullError, SignalError
 from phewas.rundir import atomic
 from phewas.schema import Encounters, Recordings, Rejects
-from phewas.segments.cutting import Journal, Shard, blame
+from phewas.segments.cutting import Shard, blame
 from phewas.segments.extract import FAILED_FILE, REJECTS_FILE, extract
+from phewas.segments.opened import Journal
 
 DEADLY = '''
 """Functions that worker processes import by name."""
@@ -328,7 +329,7 @@ def test_workers_killed_one_by_one_and_together_with_their_parent_change_no_byte
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_recording_on_a_stale_file_system_is_no_reject(tmp_path, monkeypatch, wrapped):
-    from phewas.segments import cutting
+    from phewas.segments import opened
 
     root, run = tmp_path / "data", tmp_path / "run"
     root.mkdir()
@@ -338,7 +339,7 @@ def test_a_recording_on_a_stale_file_system_is_no_reject(tmp_path, monkeypatch, 
            "fs_hz": 125.0, "n_samples": 5000}  # fmt: skip
     Recordings.write(Recordings.build([row]), run)
     Encounters.write(Encounters.build([{"encounter_id": "a", "patient_id": "a"}]), run)
-    plain, calls = cutting.open_row, []
+    plain, calls = opened.open_row, []
 
     def stale_at_first(*more):
         calls.append(more)
@@ -349,7 +350,7 @@ def test_a_recording_on_a_stale_file_system_is_no_reject(tmp_path, monkeypatch, 
             raise SignalError("it cannot be read") from error
         raise error
 
-    monkeypatch.setattr(cutting, "open_row", stale_at_first)
+    monkeypatch.setattr(opened, "open_row", stale_at_first)
     monkeypatch.setattr(engine, "PAUSE_S", 0.0)
     extract(run, root=root, contract=PPG_125, config=SegmentConfig(), window_s=10.0, seed=0, workers=1,
             fingerprint="f" * 32)  # fmt: skip

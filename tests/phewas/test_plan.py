@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from phewas import settings
-from phewas.errors import ConfigError
 from phewas.plan import plan
 
 TABLES = Path(__file__).resolve().parents[1] / "golden" / "tables" / "input"
@@ -35,11 +34,11 @@ def test_a_cohort_described_by_its_folder_has_the_card_of_its_folder(root):
     assert not (root.parent / "run").exists()
 
 
-def test_an_encoder_of_another_channel_is_refused_in_words(root):
+def test_an_encoder_of_another_channel_than_the_index_channel_is_no_mistake(root):
     text = (root / "cohort.toml").read_text()
     (root / "cohort.toml").write_text(text.replace('channel = "PPG"', 'channel = "ECG_II"', 1))
-    with pytest.raises(ConfigError, match="takes PPG and the cohort tables is indexed by ECG_II"):
-        planned(root)
+    made = planned(root)
+    assert (made.source.card.index_channel, made.spec.contract.channels) == ("ECG_II", ("PPG",))
 
 
 def test_defaults_come_from_the_card_and_options_win(root):

@@ -163,13 +163,14 @@ def test_an_ecg_upside_down_is_turned():
 def test_filters_pass_their_band_and_no_more(kind, low, high):
     fs_hz, n = 125.0, 125 * 60
     order = 400 if kind == "fir" else 4
-    contract = InputContract(("PPG",), fs_hz, Band(kind, order, low, high, attenuation_db=30.0), steps=("band", "resample"))
+    band = Band(kind, order, low, high, attenuation_db=30.0)
+    contract = InputContract(("PPG",), fs_hz, band, steps=("band", "resample"))
     t = np.arange(n) / fs_hz
     gain = []
     for hz in (0.05, 2.0, 25.0):
-        y = condition(np.sin(2 * np.pi * hz * t)[None].astype(np.float32), fs_hz=fs_hz, contract=contract, channel="PPG",
-                      window_s=60.0)[0, 1250:-1250]  # fmt: skip
-        gain.append(y.std() * np.sqrt(2))
+        tone = np.sin(2 * np.pi * hz * t)[None].astype(np.float32)
+        y = condition(tone, fs_hz=fs_hz, contract=contract, channel="PPG", window_s=60.0)
+        gain.append(y[0, 1250:-1250].std() * np.sqrt(2))
     assert gain[1] == pytest.approx(1, abs=0.02)
     assert (gain[0] < 0.05) == (low is not None)
     assert (gain[2] < 0.05) == (high is not None)
@@ -266,7 +267,8 @@ def test_every_contract_gives_finite_windows_of_its_length(name):
     [
         {"channels": ()}, {"channels": ("PPG", "PPG")}, {"fs_hz": 0.0}, {"steps": ("band",)},
         {"steps": ("resample", "resample")}, {"band": (None, None)},
-        {"normalise_scope": "recording", "normalise_by": "minmax"}, {"normalise_over": "all", "steps": ("normalise", "resample")},
+        {"normalise_scope": "recording", "normalise_by": "minmax"},
+        {"normalise_over": "all", "steps": ("normalise", "resample")},
     ],
 )  # fmt: skip
 def test_contracts_that_cannot_be_are_refused(wrong):
@@ -274,7 +276,10 @@ def test_contracts_that_cannot_be_are_refused(wrong):
         InputContract(**({"channels": ("PPG",), "fs_hz": 125.0} | wrong))
 
 
-@pytest.mark.parametrize("wrong", [("butter", 3, 8.0, 0.5), ("butter", 0, 0.5, 8.0), ("butter", 3, None, None), ("cheby2", 4, 0.5, 12.0)])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    [("butter", 3, 8.0, 0.5), ("butter", 0, 0.5, 8.0), ("butter", 3, None, None), ("cheby2", 4, 0.5, 12.0)],
+)
 def test_bands_that_cannot_be_are_refused(wrong):
     with pytest.raises(EncoderError):
         Band(*wrong)
