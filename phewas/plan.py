@@ -39,8 +39,8 @@ class Plan:
 
     @property
     def fit(self) -> Any:
-        """``finetune`` or ``probe``."""
-        return self.config.fit or self.source.card.fit
+        """``finetune`` or ``probe``; the latter by default for an encoder that cannot be trained."""
+        return self.config.fit or ("probe" if self.spec.frozen_only else self.source.card.fit)
 
     @property
     def heldout(self) -> str:

@@ -169,5 +169,5 @@ def try_out(spec: EncoderSpec, model: nn.Module, *, window_s: float) -> None:
             expected=f"float [2, {spec.width}]: one embedding per window, of the width in its record",
             cure="pool over time in the model's forward, or mend `width` in its record",
         )
-    if not torch.isfinite(out).all():
+    if not torch.isfinite(out).all() and not getattr(model, "may_miss", False):
         raise EncoderError(f"{spec.name} gives NaN or infinity on noise", cure="check its weights and its arithmetic")

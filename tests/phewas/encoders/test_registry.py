@@ -17,7 +17,9 @@ from phewas.errors import EncoderError, PhewasWarning
 SPECS = [registry.get(name) for name in registry.names()]
 # Of encoders that differ in a stride or a name only, one is run.
 TWINS = ("anyppg-1024.stride2", "papagei-s-svri", "ecgfounder-1lead.bn")
-BUILT_HERE = [s for s in SPECS if s.weights_are == "file" and not s.unavailable and s.name not in TWINS]
+BUILT_HERE = [
+    s for s in SPECS if s.weights_are == "file" and not (s.unavailable or s.frozen_only) and s.name not in TWINS
+]
 COUNTS = {
     "anyppg": 4_044_272, "anyppg-1024.stride1": 5_850_864, "anyppg-1024.stride2": 5_850_864,
     "ecgfounder-1lead": 30_807_750, "ecgfounder-1lead.bn": 30_807_750, "ecgfounder-12lead": 30_819_014,
@@ -133,12 +135,24 @@ def test_ecgfounder_stores_its_normalisation_and_its_variant_runs_it(built):
         assert not torch.allclose(run(x), before, rtol=5e-2, atol=5e-2)
 
 
+@pytest.mark.parametrize("name", ["ecgfounder-1lead", "net1d-small"])
+def test_a_faster_form_leaves_alone_what_is_not_run(name):
+    fast = pytest.importorskip("phewas.encoders.fast").fast
+    torch.manual_seed(0)
+    model = registry.get(name).build().eval()
+    for norm in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm1d)):
+        norm.running_var.fill_(3.0)
+    x = torch.randn(1, 1, 500)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(model)(x), model(x), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
 def test_a_record_says_what_a_reader_needs(spec):
     assert spec.title
     assert spec.description
-    assert spec.tensor
-    assert spec.pooling
+    assert spec.tensor or spec.frozen_only
+    assert spec.pooling or spec.frozen_only
     assert spec.width > 0
     if spec.pretrained:
         assert spec.source
