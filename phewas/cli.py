@@ -14,7 +14,7 @@ import typer
 
 from phewas import __version__
 from phewas.errors import PhewasError, disk_full
-from phewas.verbs import cohorts, emulate, maps, segments, vocabularies
+from phewas.verbs import cohorts, emulate, encoders, maps, segments, vocabularies
 from phewas.verbs.running import Engine, stoppable, tell_left_out
 
 app = typer.Typer(
@@ -93,12 +93,18 @@ def run(
     ] = None,
     encoder: Annotated[
         str | None,
-        typer.Option(help="Encoder; `phewas encoders` lists all. Default: the cohort's.", rich_help_panel=WHAT),
+        typer.Option(
+            help="Encoder: a name from `phewas encoders`, FILE.py:NAME for your own, or torchscript:FILE, "
+            "torchexport:FILE, onnx:FILE, hf:FOLDER. Default: the cohort's.",
+            rich_help_panel=WHAT,
+        ),
     ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
-            help="Weights of a pretrained encoder: a file, or `random`.", rich_help_panel=WHAT, show_default=False
+            help="Weights of a pretrained encoder: a file (for some a folder), or `random`.",
+            rich_help_panel=WHAT,
+            show_default=False,
         ),
     ] = None,
     config: Annotated[
@@ -259,19 +265,9 @@ def run(
         tell_left_out(made.out)
 
 
-@app.command()
-def encoders(pattern: Annotated[str, typer.Argument(help="Wildcard, for example 'net1d*'.")] = "*") -> None:
-    """List the encoders."""
-    from phewas.encoders import registry
-
-    for name in registry.names(pattern):
-        spec = registry.get(name)
-        needs = "needs --weights" if spec.pretrained else "needs no weights"
-        channels = "+".join(spec.contract.channels)
-        typer.echo(f"{name:<14} {spec.title:<28} {channels} {spec.contract.fs_hz:g} Hz  {needs}")
-
-
 app.add_typer(cohorts.app, name="cohorts")
+app.add_typer(encoders.app, name="encoders")
+app.add_typer(encoders.weights, name="weights")
 app.command("check")(cohorts.check)
 app.add_typer(segments.app, name="segments")
 app.add_typer(vocabularies.app, name="vocabularies")

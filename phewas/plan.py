@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +14,7 @@ from phewas.config import RunConfig
 from phewas.encoders import registry
 from phewas.encoders.registry import EncoderSpec
 from phewas.engine import default_workers
-from phewas.errors import ConfigError
+from phewas.errors import ConfigError, EncoderError, WeightsError
 from phewas.progress import say
 from phewas.rundir import UNDECIDED, sha256_of
 
@@ -39,8 +41,8 @@ class Plan:
 
     @property
     def fit(self) -> Any:
-        """``finetune`` or ``probe``."""
-        return self.config.fit or self.source.card.fit
+        """``finetune`` or ``probe``; the latter by default for an encoder that cannot be trained."""
+        return self.config.fit or ("probe" if self.spec.frozen_only else self.source.card.fit)
 
     @property
     def heldout(self) -> str:
@@ -75,10 +77,17 @@ class Plan:
 
     @cached_property
     def weights_sha256(self) -> str:
-        """Hash of the weights file; ``random`` for none, and what may still be given where none is needed yet."""
+        """Hash of the weights; ``random`` for none, and what may still be given where none is needed yet."""
         if not self.pretrained:
             return "random"
-        return UNDECIDED if self.weights is None else sha256_of(Path(self.weights))
+        if self.weights is None:
+            return UNDECIDED
+        path = Path(self.weights)
+        if path.is_file():
+            return sha256_of(path)
+        from phewas.encoders import checkpoint
+
+        return checkpoint.fingerprint(path)
 
     @cached_property
     def data_fingerprint(self) -> str:
@@ -87,12 +96,14 @@ class Plan:
 
     def identity(self) -> dict[str, str]:
         """Return what ties a run directory to its run."""
-        return {
+        identity = {
             "cohort": self.config.cohort,
             "data": self.data_fingerprint,
             "encoder": self.spec.name,
             "weights": self.weights_sha256,
         }
+        # Of someone else's code, what tells two versions apart.
+        return identity | ({"code": self.spec.code} if self.spec.code else {})
 
     def settings(self, step: str) -> dict[str, Any]:
         """Return the settings that a step's result depends on."""
@@ -179,7 +190,7 @@ def plan(
     vocabulary.resolve(config.phenotypes.vocabulary)
     root = settings.data_root(config) if source.card.needs_data else None
     source = _described(source, root)
-    weights = settings.weights_of(config, spec.name)
+    weights = _weights(config, spec)
     _complain_about_missing(config, source, spec, root, weights if weights_needed else weights or "random")
     mains_hz = config.segments.mains_hz or getattr(source.card, "mains_hz", None)
     if spec.contract.notch is not None and spec.contract.notch.hz == "site" and mains_hz is None:
@@ -188,19 +199,65 @@ def plan(
     spec = replace(spec, contract=spec.contract.at_site(mains_hz))
     if weights == "random":
         say(f"{spec.name} starts from random weights, as asked for: its results are not those of the published model.")
-    folder = out or Path("phewas-runs") / f"{config.cohort}-{spec.name}"
+    folder = out or Path("phewas-runs") / f"{config.cohort}-{_for_a_folder(spec.name)}"
     made = Plan(config, source, spec, root, weights, folder, command, start_from)
     spec.contract.check_window(made.window_s)
-    if made.pretrained and weights is not None:
-        from phewas.encoders import checkpoint
-
-        checkpoint.load(spec.build(), Path(str(weights)), spec=spec)
-        if spec.sha256 and made.weights_sha256 != spec.sha256:
-            say(
-                f"The weights fit {spec.name}, but their sha256 {made.weights_sha256[:12]}... is not the published "
-                f"{spec.sha256[:12]}...: fine for your own training, otherwise obtain the file again."
-            )
+    _check_encoder(made)
     return made
+
+
+def _weights(config: RunConfig, spec: EncoderSpec) -> str | None:
+    """Return the encoder's weights: a file or folder, ``random``, or None where none are given.
+
+    Raises
+    ------
+    WeightsError
+        Weights were given for an encoder that is a file with weights of its own.
+    """
+    given = settings.weights_of(config, spec.name)
+    if spec.bundle is None:
+        return given
+    if given is not None:
+        raise WeightsError(f"{spec.name} holds its own weights, and --weights {given} was given", cure="leave it out")
+    return str(spec.bundle)
+
+
+def _for_a_folder(name: str) -> str:
+    """Return an encoder's name as part of a folder's."""
+    return re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "encoder"
+
+
+def _check_encoder(made: Plan) -> None:
+    """Build the encoder where that can fail, before hours are spent on its windows.
+
+    Raises
+    ------
+    EncoderError
+        It cannot be built or fine-tuned, its weights do not fit, or it does not take such windows.
+    """
+    spec = made.spec
+    if spec.unavailable:
+        raise EncoderError(f"{spec.name} cannot be built: {spec.unavailable}", cure="phewas encoders lists others")
+    if made.fit == "finetune" and spec.frozen_only:
+        raise EncoderError(
+            f"{spec.name} cannot be fine-tuned: {spec.frozen_only}", expected="frozen use", cure="--fit probe"
+        )
+    from phewas.encoders import inputs
+
+    inputs.check_length(spec, spec.contract.length(made.window_s))
+    if spec.window_s and not math.isclose(spec.window_s, made.window_s, rel_tol=0.05):
+        say(f"{spec.name} was pretrained on windows of {spec.window_s:g} s; these have {made.window_s:g} s.")
+    given = made.pretrained and made.weights is not None
+    if not given and not spec.code:
+        return  # phewas's own module with random weights
+    from phewas.encoders import checkpoint
+
+    model = checkpoint.build(spec, made.weights)
+    inputs.try_out(spec, model, window_s=made.window_s)
+    if given and spec.bundle is None and spec.pretrained:
+        same, words = checkpoint.compare(spec, Path(str(made.weights)), made.weights_sha256)
+        if same is not None:
+            say(words)
 
 
 def _described(source: Source, root: Path | None) -> Source:
@@ -224,11 +281,12 @@ def _complain_about_missing(
             f'{settings.user_folder()}) as [cohorts.{config.cohort}] data = "FOLDER", or as {settings.DATA_VARIABLE}.\n'
             f"    Where to get it: {source.card.obtain}\n    Without data: --cohort demo"
         )
-    if spec.pretrained and weights is None:
+    if spec.pretrained and weights is None and not spec.unavailable:
         found.append(f"The weights of the encoder {spec.name} are not known.")
+        kind = spec.weights_are.upper()
         cure.append(
-            f"give the weights with --weights FILE, or in {settings.PLACES_FILE} as [encoders.{spec.name}] "
-            f'weights = "FILE".\n    Where to get them: {spec.source} (licence: {spec.licence})\n'
+            f"give the weights with --weights {kind}, or in {settings.PLACES_FILE} as [encoders.{spec.name}] "
+            f'weights = "{kind}".\n    Where to get them: {spec.source} (licence: {spec.licence})\n'
             f"    Without weights: --encoder net1d-small; or --weights random for {spec.name} untrained"
         )
     if found:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from phewas import cohorts
 from phewas.config import RunConfig
+from phewas.encoders.registry import relative_to
 from phewas.errors import ConfigError, nearest
 
 PLACES_FILE = "phewas.toml"
@@ -124,6 +125,10 @@ def resolve(
             merged[name] = {**value, **own}
         elif own is None:
             merged[name] = value
+    if isinstance(merged.get("encoder"), str):
+        # Kept as a whole path, so that the run can be opened from another folder.
+        beside = config.parent if config is not None and options.get("encoder") is None else Path()
+        merged["encoder"] = relative_to(merged["encoder"], beside.absolute())
     if "cohort" not in merged:
         raise ConfigError("no cohort was named", cure="phewas run --cohort demo runs without any data")
     for part, values in cohorts.get(str(merged["cohort"])).card.settings.items():

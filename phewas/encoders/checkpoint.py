@@ -2,112 +2,113 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from phewas.encoders import registry
 from phewas.encoders.registry import EncoderSpec
+from phewas.encoders.weights_file import Found, State, fingerprint, inspect, md5_of, read_state
 from phewas.errors import WeightsError
 
-# Where training scripts put the tensors, and what they put before the names.
-NESTS = ("state_dict", "model_state_dict", "model", "net")
-PREFIXES = ("module.", "model.", "encoder.", "ppg_encoder.")
+__all__ = ["Fit", "Found", "build", "candidates", "compare", "fill", "fingerprint", "inspect", "load", "looks_like",
+           "match", "read_state"]  # fmt: skip
 
-State = dict[str, Tensor]
+# What usually stands before an encoder's own names.
+PREFIXES = ("", "model.", "encoder.", "ppg_encoder.", "net.", "backbone.")
 
 
-def read_state(path: Path) -> State:
-    """Return the tensors of a weights file by name, out of whatever dictionary they are nested in.
+@dataclass(frozen=True)
+class Fit:
+    """How the tensors of a file fit an encoder.
+
+    `prefix` stood before the encoder's names; `state` holds what lay under it, without it; `beside` counts the tensors
+    that lay elsewhere, by their first part. `missing`, `shapes` and `extra` name what does not fit; `absent_heads` the
+    encoder's own tensors that the file may lack.
+    """
+
+    prefix: str
+    state: State
+    beside: Mapping[str, int]
+    missing: tuple[str, ...]
+    shapes: tuple[str, ...]
+    extra: tuple[str, ...]
+    absent_heads: tuple[str, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the file holds this encoder and nothing strange."""
+        return not (self.missing or self.shapes or self.extra)
+
+    def good(self, n: int) -> int:
+        """Return how many of an encoder's `n` tensors the file gives."""
+        return n - len(self.missing) - len(self.shapes) - len(self.absent_heads)
+
+
+def match(state: State, own: Mapping[str, Tensor], *, heads: Iterable[str] = ()) -> Fit:
+    """Compare the tensors of a file with an encoder's own.
 
     Parameters
     ----------
-    path
-        ``.safetensors``, or a file of ``torch.save``; the latter is read with ``weights_only=True``, which executes
-        nothing.
+    state
+        Of the file, as `inspect` gives it.
+    own
+        The encoder's state dict; only names and shapes are looked at, so that the meta device will do.
+    heads
+        Prefixes of names that the file may lack, or hold in excess.
+
+    Returns
+    -------
+    Fit
+        For the prefix under which most tensors fit by name and shape.
 
     Raises
     ------
     WeightsError
-        No such file, a truncated one, one with pickled objects, or one without tensors.
+        Two prefixes hold a whole encoder each, and none of them is a usual one.
     """
-    if not path.is_file():
+    heads = tuple(heads) or ("\0",)
+
+    def fits(prefix: str) -> int:
+        return sum(1 for name in own if (t := state.get(prefix + name)) is not None and t.shape == own[name].shape)
+
+    # Any prefix is seen through; the usual ones win where several fit alike.
+    probes = list(own)[:1] + list(own)[-1:]
+    others = {name[: -len(probe)] for probe in probes for name in state if name.endswith("." + probe)}
+    prefixes = [*PREFIXES, *sorted(others - set(PREFIXES), key=lambda p: (len(p), p))]
+    scores = {prefix: fits(prefix) for prefix in prefixes}
+    best = max(prefixes, key=lambda prefix: scores[prefix])
+    rivals = [p for p in prefixes if scores[p] == len(own)]
+    if len(rivals) > 1 and best not in PREFIXES:
         raise WeightsError(
-            f"there is no weights file {path}",
-            expected="a .pth, .pt or .safetensors file",
-            cure="give its path with --weights, or leave pretrained encoders out with --encoder net1d-small",
+            f"the file holds {len(rivals)} such encoders, under {' and '.join(rivals)}",
+            expected="one encoder",
+            cure="write the tensors of the one you want to a file of their own",
         )
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    for nest in NESTS:
-        inner = content.get(nest) if isinstance(content, Mapping) else None
-        if isinstance(inner, Mapping):
-            content = inner
-            break
-    state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
-    if not state:
-        raise WeightsError(
-            f"{path.name} holds no tensors",
-            expected="a state dict (name -> tensor), alone or under " + ", ".join(NESTS),
-            cure="save it with torch.save(model.state_dict(), FILE)",
-        )
-    return state
-
-
-def _read_safetensors(path: Path) -> Mapping[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path) from error
-
-
-def _damaged(path: Path) -> WeightsError:
-    return WeightsError(
-        f"{path.name} ({path.stat().st_size:,} bytes) is damaged or cut short",
-        expected="a whole weights file",
-        cure="obtain it again and compare its size and sha256 with the source's",
+    cut = {name[len(best) :]: tensor for name, tensor in state.items() if name.startswith(best)}
+    beside: dict[str, int] = {}
+    for name in state:
+        if not name.startswith(best):
+            first = name.split(".")[0]
+            beside[first] = beside.get(first, 0) + 1
+    lacking = [name for name in own if name not in cut]
+    return Fit(
+        prefix=best,
+        state=cut,
+        beside=beside,
+        missing=tuple(name for name in lacking if not name.startswith(heads)),
+        shapes=tuple(name for name in own if name in cut and cut[name].shape != own[name].shape),
+        extra=tuple(name for name in cut if name not in own and not name.startswith(heads)),
+        absent_heads=tuple(name for name in lacking if name.startswith(heads)),
     )
 
 
-def _read_torch(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        # The library raises this both for refused objects and for bytes that are no pickle at all.
-        if "Unsupported" in str(error) or "GLOBAL" in str(error) or "not an allowed global" in str(error):
-            raise WeightsError(
-                f"{path.name} holds pickled Python objects, which could run code when opened; it was not opened",
-                expected="tensors only (a state dict)",
-                cure="where you trust the file, write its state_dict() alone to a new file in a "
-                "separate environment, then give NEW with --weights",
-            ) from error
-        raise _damaged(path) from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError, UnicodeDecodeError) as error:
-        raise _damaged(path) from error
-
-
-def strip_prefixes(state: State, expected: set[str]) -> State:
-    """Return the tensors with the prefix removed that makes most names fit `expected`."""
-    best, fits = state, sum(name in expected for name in state)
-    for first in ("", *PREFIXES):
-        for second in ("", *PREFIXES):
-            prefix = first + second
-            cut = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
-            now = sum(name in expected for name in cut)
-            if prefix and now > fits:
-                best, fits = cut, now
-    return best
-
-
-def load(model: nn.Module, path: Path, *, spec: EncoderSpec) -> None:
-    """Load a weights file into an encoder, strictly.
+def load(model: nn.Module, path: Path, *, spec: EncoderSpec) -> Fit:
+    """Load a weights file into an encoder, strictly; see `fill`.
 
     Parameters
     ----------
@@ -116,57 +117,164 @@ def load(model: nn.Module, path: Path, *, spec: EncoderSpec) -> None:
     path
         The file.
     spec
-        Whose weights they should be; keys that begin with one of ``spec.heads`` may be left over.
+        Whose weights they should be; keys that begin with one of ``spec.heads`` may be missing or left over.
+    """
+    published = f"the published file of {spec.title}" + (f" ({spec.source})" if spec.source else "")
+    return fill(model, path, name=spec.name, heads=spec.heads, expected=published)
+
+
+def fill(model: nn.Module, path: Path, *, name: str, heads: tuple[str, ...] = (), expected: str = "") -> Fit:
+    """Load a weights file into a module, strictly.
+
+    Parameters
+    ----------
+    model
+        Its tensors are overwritten.
+    path
+        File or folder, as `inspect` takes it.
+    name, expected
+        For messages: the encoder's name, and what should have been given.
+    heads
+        Prefixes of keys that may be missing or left over.
+
+    Returns
+    -------
+    Fit
+        What was found, and what was left alone.
 
     Raises
     ------
     WeightsError
         The file's tensors are not this architecture's; the message says which one they look like. Also what
-        `read_state` raises.
+        `inspect` raises.
     """
     own = model.state_dict()
-    state = strip_prefixes(read_state(path), set(own))
-    missing = [name for name in own if name not in state]
-    extra = [name for name in state if name not in own and not name.startswith(spec.heads or ("\0",))]
-    shapes = [name for name in own if name in state and state[name].shape != own[name].shape]
-    if missing or extra or shapes:
+    found = inspect(path)
+    fit = match(found.state, own, heads=heads)
+    if not fit.whole:
         raise WeightsError(
-            f"{path.name} does not hold the weights of {spec.name}: of {len(own)} tensors {len(missing)} are missing, "
-            f"{len(shapes)} have another shape, and {len(extra)} do not belong to it"
-            + _example(missing, shapes, extra, own, state),
-            expected=f"the published file of {spec.title}" + (f" ({spec.source})" if spec.source else ""),
-            cure=_looks_like(state, spec),
+            f"{path.name} does not hold the weights of {name}: of {len(own)} tensors {len(fit.missing)} are "
+            f"missing, {len(fit.shapes)} have another shape, and {len(fit.extra)} do not belong to it"
+            + _example(fit, own),
+            expected=expected or f"the weights of {name}",
+            cure=looks_like(found.state, besides=name) or f"check that the file belongs to --encoder {name}",
         )
-    odd = [name for name in own if not torch.isfinite(state[name]).all()]
+    odd = [key for key in own if key in fit.state and not torch.isfinite(fit.state[key]).all()]
     if odd:
-        raise WeightsError(f"{path.name} holds NaN or infinity in {len(odd)} tensors, {odd[0]} among them")
-    model.load_state_dict({name: state[name] for name in own}, strict=True)
+        raise WeightsError(
+            f"{path.name} holds NaN or infinity in {len(odd)} tensors, {odd[0]} among them",
+            cure="obtain the file again; where it is your own, training had diverged",
+        )
+    model.load_state_dict({key: fit.state.get(key, own[key]) for key in own}, strict=True)
+    return fit
 
 
-def _example(missing: list[str], shapes: list[str], extra: list[str], own: State, state: State) -> str:
+def _example(fit: Fit, own: Mapping[str, Tensor]) -> str:
     """Return one telling case of each kind."""
     parts = []
-    if shapes:
-        name = shapes[0]
-        parts.append(f"{name} is {tuple(state[name].shape)} instead of {tuple(own[name].shape)}")
-    parts += [f"{missing[0]} is missing"] if missing else []
-    parts += [f"{extra[0]} is unknown"] if extra else []
+    if fit.shapes:
+        name = fit.shapes[0]
+        parts.append(f"{name} is {tuple(fit.state[name].shape)} instead of {tuple(own[name].shape)}")
+    parts += [f"{fit.missing[0]} is missing"] if fit.missing else []
+    parts += [f"{fit.extra[0]} is unknown"] if fit.extra else []
     return f" ({'; '.join(parts)})"
 
 
-def _looks_like(state: State, spec: EncoderSpec) -> str:
-    """Say which architecture the tensors are of."""
-    shapes = {tuple(t.shape) for t in state.values()}
+def build(spec: EncoderSpec, weights: str | Path | None) -> nn.Module:
+    """Return an encoder with the weights asked for.
+
+    Parameters
+    ----------
+    spec
+        Which one.
+    weights
+        A file or folder; ``random`` or None for freshly drawn weights (of a bundle: its own).
+
+    Raises
+    ------
+    WeightsError
+        The weights do not fit, or a bundle was given some.
+    EncoderError
+        The encoder cannot be built here.
+    """
+    if spec.bundle is not None and weights is not None and Path(weights) != spec.bundle:
+        raise WeightsError(
+            f"{spec.name} holds its own weights, and --weights {weights} was given",
+            cure="leave --weights out",
+        )
+    if spec.bundle is not None or weights in (None, "random"):
+        return spec.build()
+    if spec.weights_are == "folder":
+        return spec.build(folder=Path(weights))
+    model = spec.build()
+    load(model, Path(weights), spec=spec)
+    return model
+
+
+def compare(spec: EncoderSpec, path: Path, sha256: str) -> tuple[bool | None, str]:
+    """Compare a weights file with what was published.
+
+    Returns
+    -------
+    same, words
+        True or False, or None where no sum was published; and what to tell.
+    """
+    if spec.sha256:
+        same = sha256 == spec.sha256
+        told = f"the published {spec.sha256[:12]}..."
+    elif spec.md5 and path.is_file():
+        found = md5_of(path)
+        same = found == spec.md5
+        told = f"the md5 that its source states, {spec.md5} (the file's is {found})"
+    else:
+        return None, f"No checksum was published for {spec.name}; the file's sha256 is {sha256}."
+    if same:
+        return True, f"The weights of {spec.name} are the published ones: sha256 {sha256[:12]}... agrees with {told}."
+    return False, (
+        f"The weights fit {spec.name}, but their sha256 {sha256[:12]}... does not go with {told}: fine for your own "
+        "training, otherwise obtain the file again."
+    )
+
+
+def candidates(state: State) -> list[tuple[str, Fit, int]]:
+    """Compare tensors with every registered encoder whose architecture is built here.
+
+    Returns
+    -------
+    list of (name, fit, number of own tensors)
+        Best fit first. Nothing is computed: the encoders are built without storage.
+    """
+    rows = []
     for name in registry.names():
-        own = registry.get(name).build().state_dict()
-        cut = strip_prefixes(state, set(own))
-        if name != spec.name and own.keys() <= cut.keys() and all(cut[k].shape == own[k].shape for k in own):
-            return f"it looks like {name}: --encoder {name}"
+        spec = registry.get(name)
+        if spec.unavailable or spec.bundle is not None or spec.weights_are == "folder":
+            continue
+        with contextlib.suppress(Exception), torch.device("meta"):  # somebody's plug-in that cannot be built here
+            own = spec.build().state_dict()
+            if own:
+                rows.append((name, match(state, own, heads=spec.heads), len(own)))
+
+    def quality(row: tuple[str, Fit, int]) -> tuple[bool, float]:
+        _, fit, n = row
+        return fit.whole, fit.good(n) / (n + len(fit.extra))
+
+    return sorted(rows, key=quality, reverse=True)
+
+
+def looks_like(state: State, *, besides: str = "") -> str:
+    """Say which architecture tensors are of; empty where nothing can be said."""
+    rows = [row for row in candidates(state) if row[0] != besides]
+    whole = [name for name, fit, _ in rows if fit.whole]
+    if whole:
+        return f"it looks like {' or '.join(whole)}: " + " or ".join(f"--encoder {name}" for name in whole)
     names = " ".join(state)
-    if "stage_list.6." in names:
-        return "seven Net1D stages look like ECGFounder, an ECG encoder"
-    if "stage_list.5." in names and any(len(s) == 3 and s[0] == 1024 for s in shapes):
-        return "a last stage of 1,024 channels looks like the older AnyPPG release; the current one has 512"
+    if rows:
+        name, fit, n = rows[0]
+        if fit.good(n) > n / 2:
+            verify = f"phewas weights verify FILE --encoder {name}"
+            return f"nearest is {name}: {fit.good(n)} of its {n} tensors fit ({verify})"
+    if "stage_list." in names:
+        return "stage_list is a Net1D, of a size that is not registered"
     if "basicblock_list." in names:
-        return "basicblock_list is the ResNet1D of PaPaGei or Pulse-PPG"
-    return f"check that the file belongs to --encoder {spec.name}"
+        return "basicblock_list is the ResNet1D of PaPaGei or Pulse-PPG, of a size that is not registered"
+    return ""

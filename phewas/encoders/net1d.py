@@ -1,18 +1,22 @@
-"""Net1D: a one-dimensional residual network with grouped convolutions and squeeze-excitation, as AnyPPG uses it.
+"""Net1D: a one-dimensional residual network with grouped convolutions and squeeze-excitation.
 
-State-dict keys, shapes and arithmetic are those of the published checkpoint, so that its file loads unchanged. Four
+The family of AnyPPG (both releases) and ECGFounder; `phewas.encoders.cards_net1d` holds their records.
+
+State-dict keys, shapes and arithmetic are those of the published checkpoint, so that its file loads unchanged. These
 details carry the numbers and are easy to get wrong:
 
 * padding depends on the input length: for kernel k and stride s the output has ceil(L / s) samples and the needed
   zeros are split left p // 2, right p - p // 2;
 * the identity is max-pooled after zeros were appended on the right only;
 * a growing channel count is met by zero channels around the identity, half before and half after;
-* the first block of the network skips its first normalisation and activation, whose parameters exist all the same.
+* the first block of the network skips its first normalisation and activation, whose parameters exist all the same;
+* ECGFounder stores its normalisation layers without running any of them; AnyPPG's copy of it runs them (`use_bn`).
 
 References
 ----------
 AnyPPG, arXiv:2511.01747, Table A1 (parameters per stage). Its text gives a stem of stride 1; the published code and
 weights use 2, which `stem_stride` states. Both load the same file, and give different embeddings.
+ECGFounder, arXiv:2410.04133.
 """
 
 from __future__ import annotations
@@ -50,6 +54,30 @@ class SameConv1d(nn.Module):
         return self.conv(x)  # type: ignore[no-any-return]
 
 
+def shortcut(identity: Tensor, *, stride: int, grow: int) -> Tensor:
+    """Fit a block's identity to its output: max-pooled by the stride, and widened by zero channels.
+
+    Parameters
+    ----------
+    identity
+        float [batch, channels, samples].
+    stride
+        Of the block. One zero on the right lets an odd length keep its last sample, as max(sample, 0).
+    grow
+        Channels that the block adds: half of them before and the rest after the identity's own.
+
+    Returns
+    -------
+    Tensor
+        float [batch, channels + grow, ceil(samples / stride)].
+    """
+    if stride > 1:
+        identity = functional.max_pool1d(functional.pad(identity, (0, stride - 1)), stride)
+    if grow:
+        identity = functional.pad(identity, (0, 0, grow // 2, grow - grow // 2))
+    return identity
+
+
 class Block(nn.Module):
     """Pre-activation bottleneck: 1x1, grouped kxk (with the stride), 1x1, squeeze-excitation, then the identity added.
 
@@ -59,6 +87,8 @@ class Block(nn.Module):
         Channel counts; the output must not be narrower than the input.
     first
         Whether this is the network's first block, which skips ``bn1`` and the first activation.
+    use_bn
+        Whether the normalisation layers, which are stored in any case, are run.
     """
 
     def __init__(
@@ -71,9 +101,10 @@ class Block(nn.Module):
         group_width: int,
         dropout: float,
         first: bool,
+        use_bn: bool = True,
     ) -> None:
         super().__init__()
-        self.stride, self.first = stride, first
+        self.stride, self.first, self.use_bn = stride, first, use_bn
         self.grow = channels_out - channels_in
         self.bn1 = nn.BatchNorm1d(channels_in)
         self.conv1 = SameConv1d(channels_in, channels_out, 1)
@@ -89,20 +120,19 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [batch, channels_in, samples] to [batch, channels_out, ceil(samples / stride)]."""
-        out = x if self.first else self.dropout(functional.silu(self.bn1(x)))
+        out = x if self.first else self._activated(self.bn1, x)
         out = self.conv1(out)
-        out = self.conv2(self.dropout(functional.silu(self.bn2(out))))
-        out = self.conv3(self.dropout(functional.silu(self.bn3(out))))
+        out = self.conv2(self._activated(self.bn2, out))
+        out = self.conv3(self._activated(self.bn3, out))
         squeeze = functional.silu(self.se_fc1(out.mean(-1)))
         out = out * torch.sigmoid(self.se_fc2(squeeze)).unsqueeze(-1)
-        identity = x
-        if self.stride > 1:
-            # One zero on the right lets an odd length keep its last sample, as max(sample, 0).
-            identity = functional.max_pool1d(functional.pad(identity, (0, self.stride - 1)), self.stride)
-        if self.grow:
-            identity = functional.pad(identity, (0, 0, self.grow // 2, self.grow - self.grow // 2))
-        total: Tensor = out + identity
+        total: Tensor = out + shortcut(x, stride=self.stride, grow=self.grow)
         return total
+
+    def _activated(self, norm: nn.Module, x: Tensor) -> Tensor:
+        """Normalise if that is done here, activate, and drop in training."""
+        active: Tensor = self.dropout(functional.silu(norm(x) if self.use_bn else x))
+        return active
 
 
 class Stage(nn.Module):
@@ -139,6 +169,11 @@ class Net1D(nn.Module):
         embeddings, so it has no default.
     dropout
         Probability of zeroing before each convolution of a block, in training only.
+    use_bn
+        Whether the normalisation layers are run; they are built and stored in any case.
+    n_classes
+        Outputs of the published classifier ``dense``; 0 for none. It is stored, so that a whole file loads, and is not
+        part of the embedding.
     """
 
     def __init__(
@@ -153,8 +188,11 @@ class Net1D(nn.Module):
         group_width: int,
         stem_stride: int,
         dropout: float,
+        use_bn: bool = True,
+        n_classes: int = 0,
     ) -> None:
         super().__init__()
+        self.use_bn = use_bn
         self.first_conv = SameConv1d(channels, base_filters, kernel_size, stride=stem_stride)
         self.first_bn = nn.BatchNorm1d(base_filters)
         stages, width = [], base_filters
@@ -170,16 +208,20 @@ class Net1D(nn.Module):
                         group_width=group_width,
                         dropout=dropout,
                         first=stage == 0 and position == 0,
+                        use_bn=use_bn,
                     )
                 )
                 width = channels_out
             stages.append(Stage(row))
         self.stage_list = nn.ModuleList(stages)
         self.width = width
+        if n_classes:
+            self.dense = nn.Linear(width, n_classes)
 
     def feature_map(self, x: Tensor) -> Tensor:
         """Map float32 [batch, channels, samples] to [batch, width, steps] before pooling."""
-        x = functional.silu(self.first_bn(self.first_conv(x)))
+        x = self.first_conv(x)
+        x = functional.silu(self.first_bn(x) if self.use_bn else x)
         for stage in self.stage_list:
             x = stage(x)
         return x

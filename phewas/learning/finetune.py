@@ -112,7 +112,7 @@ def fit(
     model = PhenomeModel(build_encoder(spec, weights=weights, seed=seed), spec.width, len(columns)).to(device)
     labels = torch.from_numpy(study.labels[:, columns].copy())
     _start_head_at_prevalence(model.head, labels[torch.from_numpy(train.copy())])
-    scratch = not spec.pretrained or weights in (None, "random")
+    scratch = weights in (None, "random")
     rates = (config.head_lr if scratch else config.encoder_lr, config.head_lr)
     groups = [{"params": list(part.parameters())} for part in (model.encoder, model.head)]
     optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=config.weight_decay)

@@ -66,13 +66,10 @@ def build_encoder(spec: EncoderSpec, *, weights: str | None, seed: int) -> nn.Mo
     spec
         Which one.
     weights
-        A file, or ``random``/None for random weights drawn from the seed.
+        A file or folder, or ``random``/None for random weights drawn from the seed.
     """
     torch.manual_seed(torch_seed("encoder", seed))
-    encoder = spec.build()
-    if weights not in (None, "random"):
-        checkpoint.load(encoder, Path(str(weights)), spec=spec)
-    return encoder
+    return checkpoint.build(spec, weights)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from phewas.config import LearnConfig
+from phewas.encoders.inputs import check_batch
 from phewas.encoders.registry import EncoderSpec
 from phewas.errors import LearningError, SplitError
 from phewas.learning import probe
@@ -27,6 +28,7 @@ from phewas.seeds import generator
 from phewas.segments.store import SegmentStore
 
 TUNING_SHARE = 0.1
+LOOKED_AT = 64  # windows of a store, to see that they are what the encoder takes
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def learn(job: Learn) -> Frozen | None:
         There is nobody to train on or nobody to score.
     """
     store = SegmentStore.open(job.run, job.spec.contract)
+    check_batch(job.spec, store.gather(np.arange(min(LOOKED_AT, store.index.height))))
     study = load(job.run, store)
     device = pick_device(job.device)
     work = job.run / "model" / f".work-{job.fingerprint[:16]}"

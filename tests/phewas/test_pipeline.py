@@ -337,3 +337,40 @@ def test_help_is_quick_and_tells_the_options(tmp_path):
     assert time.monotonic() - began < 10  # half a second in truth; a busy machine is no failure
     for option in ("out", "until", "config", "encoder", "weights", "fit", "heldout", "seed", "workers", "dry-run"):
         assert f"--{option}" in done.stdout
+
+
+def test_an_encoder_of_one_s_own_goes_through_and_its_code_is_part_of_the_run(tree, settings, tmp_path):
+    file = tmp_path / "own_encoder.py"
+    file.write_bytes((Path(__file__).resolve().parents[2] / "examples" / "own_encoder.py").read_bytes())
+    words = ["run", "--cohort", "mcmed", "--data", tree, "--heldout", "random:0.4", "--config", settings]
+    asked = [*words, "--encoder", f"{file.name}:tiny", "--fit", "probe", "--until", "learn"]
+    done = phewas(*asked, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "phewas-runs" / "mcmed-tiny"
+    assert "Running the code of" in done.stderr
+    manifest = json.loads((run / "run.json").read_text())
+    assert manifest["identity"]["code"].startswith("sha256:")
+    assert Path(manifest["config"]["encoder"].removesuffix(":tiny")) == file
+    assert (run / "predictions" / "logits.npy").is_file()
+    done = phewas(*asked, cwd=tmp_path)
+    assert "Nothing to do" in done.stderr
+    file.write_text(file.read_text() + "# another version\n")
+    done = phewas(*asked, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "belongs to another run: code was" in done.stderr
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_whole_model_is_used_frozen_and_not_fine_tuned(tree, settings, tmp_path):
+    program = torch.jit.script(torch.nn.Sequential(torch.nn.AdaptiveAvgPool1d(16), torch.nn.Flatten()))
+    program.save(str(tmp_path / "averages.pt"))
+    (tmp_path / "averages.pt.toml").write_text('like = "anyppg"\nwidth = 16\n')
+    words = ["run", "--cohort", "mcmed", "--data", tree, "--heldout", "random:0.4", "--config", settings,
+             "--encoder", "torchscript:averages.pt", "--until", "learn"]  # fmt: skip
+    done = phewas(*words, "--fit", "finetune", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "cannot be fine-tuned: averages.pt is a finished program" in done.stderr
+    assert "--fit probe" in done.stderr
+    done = phewas(*words, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "averages" in done.stdout

@@ -100,12 +100,11 @@ def test_another_architecture_is_named(tmp_path):
     assert "net1d-small" in str(caught.value)
 
 
-def test_the_older_release_is_recognised_by_its_width(tmp_path, published):
-    state = dict(published.state_dict())
-    state["stage_list.5.block_list.0.conv3.conv.weight"] = torch.zeros(1024, 1024, 1)
-    torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match="older AnyPPG"):
+def test_the_older_release_is_recognised_and_its_stem_is_not_guessed(tmp_path):
+    torch.save(registry.get("anyppg-1024.stride1").build().state_dict(), tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"stage_list.5.block_list.0.\S+ is \(1024") as caught:
         checkpoint.load(SPEC.build(), tmp_path / "w.pth", spec=SPEC)
+    assert "looks like anyppg-1024.stride1 or anyppg-1024.stride2" in str(caught.value)
 
 
 def test_one_missing_key_is_enough_to_refuse(tmp_path, published):
@@ -127,3 +126,125 @@ def test_nan_weights_are_refused(tmp_path, published):
 def test_an_unknown_encoder_gets_the_nearest_name():
     with pytest.raises(EncoderError, match="Did you mean anyppg"):
         registry.get("anypgg")
+
+
+def published_form(name: str) -> tuple[registry.EncoderSpec, dict[str, torch.Tensor]]:
+    torch.manual_seed(5)
+    spec = registry.get(name)
+    return spec, spec.build().state_dict()
+
+
+def loaded(spec, file) -> tuple[dict[str, torch.Tensor], checkpoint.Fit]:
+    model = spec.build()
+    fit = checkpoint.load(model, file, spec=spec)
+    return model.state_dict(), fit
+
+
+def test_papagei_after_its_prefix_and_with_or_without_its_heads(tmp_path):
+    spec, state = published_form("papagei-s")
+    torch.save({f"module.{k}": v for k, v in state.items()}, tmp_path / "papagei_s.pt")
+    got, fit = loaded(spec, tmp_path / "papagei_s.pt")
+    assert all(torch.equal(got[k], state[k]) for k in state)
+    assert not fit.absent_heads
+    torch.save({k: v for k, v in state.items() if "expert" not in k and "gating" not in k}, tmp_path / "bare.pt")
+    got, fit = loaded(spec, tmp_path / "bare.pt")
+    assert torch.equal(got["dense.weight"], state["dense.weight"])
+    assert len(fit.absent_heads) == 28
+    # The other way round the file is not this encoder's, and the message says whose it is.
+    with pytest.raises(WeightsError, match="28 do not belong to it") as caught:
+        loaded(registry.get("papagei-p"), tmp_path / "papagei_s.pt")
+    assert "looks like papagei-s: --encoder papagei-s" in str(caught.value)
+
+
+def test_pulse_ppg_under_net_beside_the_optimiser(tmp_path):
+    spec, state = published_form("pulse-ppg")
+    content = {"net": state, "optimizer": {"state": {}, "param_groups": [{"lr": 1e-4}]}, "test_loss": 1.5, "epoch": 5}
+    torch.save(content, tmp_path / "checkpoint_best.pkl")
+    got, _ = loaded(spec, tmp_path / "checkpoint_best.pkl")
+    assert all(torch.equal(got[k], state[k]) for k in state)
+    found = checkpoint.inspect(tmp_path / "checkpoint_best.pkl")
+    assert (found.nest, set(found.others)) == ("net", {"optimizer", "test_loss", "epoch"})
+
+
+def test_a_training_checkpoint_of_two_encoders_gives_the_one_that_fits(tmp_path):
+    # Every name of the PPG encoder also occurs in the larger ECG encoder: shapes must decide.
+    spec, ppg = published_form("anyppg")
+    with torch.device("meta"):
+        shapes = {k: v.shape for k, v in registry.get("ecgfounder-1lead").build().state_dict().items()}
+    state = {f"module.ecg_encoder.{k}": torch.zeros(s) for k, s in shapes.items() if "stage_list.6" not in k}
+    state |= {f"module.ppg_encoder.{k}": v for k, v in ppg.items()} | {"module.clip_loss.logit_scale": torch.ones(())}
+    torch.save({"model_state_dict": state, "global_step": 3}, tmp_path / "w.pth")
+    got, fit = loaded(spec, tmp_path / "w.pth")
+    assert all(torch.equal(got[k], ppg[k]) for k in ppg)
+    assert fit.prefix == "ppg_encoder."
+    assert set(fit.beside) == {"ecg_encoder", "clip_loss"}
+
+
+@pytest.mark.parametrize("prefix", ["net.module.", "backbone.", "a.b.c.", "model.encoder._orig_mod."])
+def test_any_prefix_is_seen_through(tmp_path, published, prefix):
+    state = {prefix + name: tensor for name, tensor in published.state_dict().items()}
+    torch.save({"state_dict": state | {"head.weight": torch.zeros(3)}, "pytorch-lightning_version": "2.0"},
+               tmp_path / "w.ckpt")  # fmt: skip
+    fresh = SPEC.build()
+    fit = checkpoint.load(fresh, tmp_path / "w.ckpt", spec=SPEC)
+    assert same(fresh, published)
+    assert dict(fit.beside) == {"head": 1}
+
+
+def test_two_encoders_of_the_same_kind_in_one_file_are_not_chosen_between(tmp_path, published):
+    state = {f"{where}.{k}": v for where in ("online", "target") for k, v in published.state_dict().items()}
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"holds 2 such encoders, under online\. and target\."):
+        checkpoint.load(SPEC.build(), tmp_path / "w.pth", spec=SPEC)
+
+
+def test_parts_in_a_folder_are_joined(tmp_path, published):
+    from safetensors.torch import save_file
+
+    names = list(published.state_dict())
+    for number, part in enumerate((names[:100], names[100:])):
+        save_file({k: published.state_dict()[k] for k in part}, tmp_path / f"model-{number}-of-2.safetensors")
+    fresh = SPEC.build()
+    checkpoint.load(fresh, tmp_path, spec=SPEC)
+    assert same(fresh, published)
+
+
+def test_the_refusal_of_a_pickle_names_what_it_holds_and_its_cure_works(tmp_path, published):
+    import argparse
+    import shlex
+    import subprocess
+    import sys
+
+    torch.save({"state_dict": published.state_dict(), "args": argparse.Namespace(lr=1)}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"argparse\.Namespace.*it was not opened") as caught:
+        checkpoint.load(SPEC.build(), tmp_path / "w.pth", spec=SPEC)
+    words = shlex.split(caught.value.cure.splitlines()[1].strip())
+    subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, check=True)
+    fresh = SPEC.build()
+    checkpoint.load(fresh, tmp_path / "NEW.pth", spec=SPEC)
+    assert same(fresh, published)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:'torch.load' received a zip file:UserWarning")
+def test_a_torchscript_program_given_as_weights_is_recognised(tmp_path):
+    torch.jit.script(torch.nn.ReLU()).save(str(tmp_path / "w.pt"))
+    with pytest.raises(WeightsError, match="TorchScript program") as caught:
+        checkpoint.load(SPEC.build(), tmp_path / "w.pt", spec=SPEC)
+    assert "--encoder torchscript:" in str(caught.value)
+
+
+def test_checksums_are_compared_where_one_is_known(tmp_path):
+    from dataclasses import replace
+
+    file = tmp_path / "w.pth"
+    file.write_bytes(b"abc")
+    sha256 = checkpoint.fingerprint(file)
+    assert sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-4, "abc"
+    md5 = "900150983cd24fb0d6963f7d28e17f72"  # RFC 1321, "abc"
+    assert checkpoint.compare(replace(SPEC, sha256=sha256), file, sha256)[0] is True
+    assert checkpoint.compare(replace(SPEC, sha256="0" * 64), file, sha256)[0] is False
+    assert checkpoint.compare(replace(SPEC, sha256="", md5=md5), file, sha256)[0] is True
+    assert checkpoint.compare(replace(SPEC, sha256="", md5="0" * 32), file, sha256)[0] is False
+    same_, words = checkpoint.compare(replace(SPEC, sha256=""), file, sha256)
+    assert same_ is None
+    assert sha256 in words
