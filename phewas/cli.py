@@ -93,7 +93,10 @@ def run(
     ] = None,
     encoder: Annotated[
         str | None,
-        typer.Option(help="Encoder; `phewas encoders` lists all. Default: the cohort's.", rich_help_panel=WHAT),
+        typer.Option(
+            help="Encoder; `phewas encoders` lists all. Default: the cohort's, or pulse-features with --fit probe.",
+            rich_help_panel=WHAT,
+        ),
     ] = None,
     weights: Annotated[
         str | None,

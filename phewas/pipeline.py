@@ -19,6 +19,7 @@ from phewas.progress import say
 from phewas.rundir import RunDirectory, digest_of, locked
 
 if TYPE_CHECKING:
+    from phewas.encoders.registry import EncoderSpec
     from phewas.reports.meta import ReportMeta
 
 STEPS = ("cohort", "split", "phenotypes", "segments", "learn", "evaluate", "report")
@@ -300,14 +301,14 @@ def _report_meta(made: Plan) -> ReportMeta:
         "input": f"{'+'.join(spec.contract.channels)} at {spec.contract.fs_hz:g} Hz, {made.window_s:g}-s windows"
         + (f", {spec.contract.band.low_hz:g}-{spec.contract.band.high_hz:g} Hz" if spec.contract.band else ""),
         "embedding": f"{spec.width} numbers per window",
-        "weights": f"sha256 {made.weights_sha256}" if made.pretrained else "random, none loaded",
+        "weights": f"sha256 {made.weights_sha256}" if made.pretrained else _without_weights(spec),
         "pretrained on": ", ".join(spec.pretraining) if made.pretrained else "nothing",
         "source": spec.source,
         "licence": spec.licence,
         "citation": spec.citation,
     }
     warnings = []
-    if not made.pretrained:
+    if not made.pretrained and not spec.frozen_only:
         how = (
             "trained from scratch on this cohort's own training patients" if made.fit == "finetune" else "never trained"
         )
@@ -328,6 +329,10 @@ def _report_meta(made: Plan) -> ReportMeta:
         settings=made.config.model_dump(mode="json", exclude={"data", "weights", "workers"})
         | {"window_s": made.window_s, "min_code_days": made.min_code_days},
     )
+
+
+def _without_weights(spec: EncoderSpec) -> str:
+    return f"none: {spec.frozen_only}" if spec.frozen_only else "random, none loaded"
 
 
 DO: dict[str, Callable[[Plan, str], None]] = {

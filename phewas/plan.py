@@ -19,6 +19,9 @@ from phewas.rundir import UNDECIDED, sha256_of
 if TYPE_CHECKING:
     from phewas.cohorts.base import Source
 
+WITHOUT_WEIGHTS = "net1d-small"
+PROBE_ENCODER = "pulse-features"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -37,8 +40,8 @@ class Plan:
 
     @property
     def fit(self) -> Any:
-        """``finetune`` or ``probe``."""
-        return self.config.fit or self.source.card.fit
+        """``finetune`` or ``probe``; the latter by default for an encoder that cannot be trained."""
+        return self.config.fit or ("probe" if self.spec.frozen_only else self.source.card.fit)
 
     @property
     def heldout(self) -> str:
@@ -166,7 +169,12 @@ def plan(config: RunConfig, *, out: Path | None, command: str, weights_needed: b
     from phewas.mappings import vocabulary
 
     source = cohorts.get(config.cohort)
-    spec = registry.get(config.encoder or source.card.encoder)
+    spec = registry.get(config.encoder or _usual_encoder(config, source.card.encoder))
+    if spec.frozen_only and config.fit == "finetune":
+        raise ConfigError(
+            f"{spec.name} cannot be fine-tuned: {spec.frozen_only}",
+            cure=f"--fit probe, or another encoder: without weights, --encoder {WITHOUT_WEIGHTS}",
+        )
     heldout.parse_rule(config.heldout or source.card.heldout)
     vocabulary.resolve(config.phenotypes.vocabulary)
     root = settings.data_root(config) if source.card.needs_data else None
@@ -193,6 +201,14 @@ def plan(config: RunConfig, *, out: Path | None, command: str, weights_needed: b
                 f"{spec.sha256[:12]}...: fine for your own training, otherwise obtain the file again."
             )
     return made
+
+
+def _usual_encoder(config: RunConfig, usual: str) -> str:
+    """Return the encoder where none is named: the cohort's own, or for a frozen probe without weights the features.
+
+    The cohort's own stays where its weights are known, by option or from ``phewas.toml``: they were given for it.
+    """
+    return PROBE_ENCODER if config.fit == "probe" and settings.weights_of(config, usual) is None else usual
 
 
 def _described(source: Source, root: Path | None) -> Source:

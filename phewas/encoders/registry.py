@@ -93,6 +93,8 @@ class EncoderSpec:
         Of the published weights file, where known.
     heads
         Prefixes of checkpoint keys that are not part of the encoder and may be left out.
+    frozen_only
+        Why it cannot be fine-tuned; empty where it can.
     """
 
     name: str
@@ -110,6 +112,7 @@ class EncoderSpec:
     citation: str = ""
     sha256: str = ""
     heads: tuple[str, ...] = ()
+    frozen_only: str = ""
 
     def build(self) -> nn.Module:
         """Return the encoder with freshly initialised weights."""
@@ -166,6 +169,19 @@ _BUILT_IN = (
             "stem_stride": 2,
             "dropout": 0.0,
         },
+    ),
+    EncoderSpec(
+        name="pulse-features",
+        title="Classical pulse wave features",
+        description="49 documented measures of the pulse wave: rate, beat-to-beat variability and irregularity, rise "
+        "time, widths, augmentation, dicrotic timing, second derivative, spectrum, signal quality. No weights; "
+        "the comparator that a deep encoder must beat.",
+        factory="phewas.encoders.pulse_features:build",
+        contract=PPG_125,
+        width=49,
+        pretrained=False,
+        options={"fs_hz": PPG_125.fs_hz},
+        frozen_only="its features are computed by formula: it has no weights to train",
     ),
 )
 

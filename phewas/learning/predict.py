@@ -35,26 +35,30 @@ def score(
     Parameters
     ----------
     model
-        Maps [segments, channels, samples] to [segments, width]: a `PhenomeModel` (logits) or a bare encoder.
+        Maps [segments, channels, samples] to [segments, width]: a `PhenomeModel` (logits) or a bare encoder. One that
+        has `may_miss` may answer NaN for a feature that a window does not show.
     encounters
         int64 positions in `study`.
 
     Returns
     -------
     ndarray
-        float32 [encounters, width], averaged in float64.
+        float32 [encounters, width], averaged in float64; for a model that may miss, over the windows that show the
+        feature, NaN where none does.
 
     Raises
     ------
     LearningError
-        An output is NaN or infinite.
+        An output is NaN (unless the model may miss) or infinite.
     """
     first = study.encounters.get_column("row").to_numpy()
     counts = study.encounters.get_column("n_windows").to_numpy()
     rows = np.concatenate([np.arange(first[e], first[e] + counts[e]) for e in encounters.tolist()]).astype(np.int64)
     owner = np.repeat(np.arange(len(encounters)), counts[encounters])
     model.eval()
+    may_miss = bool(getattr(model, "may_miss", False))
     sums: NDArray[np.float64] | None = None
+    shown: NDArray[np.float64] | None = None
     with torch.inference_mode():
         size = BATCH_SEGMENTS.get(device.type, 256)
         for at in range(0, len(rows), size):
@@ -63,12 +67,15 @@ def score(
             with autocast(device):
                 out: Tensor = model(x)
             values = out.double().cpu().numpy()
-            if sums is None:
-                sums = np.zeros((len(encounters), values.shape[1]))
-            np.add.at(sums, owner[part], values)
+            if sums is None or shown is None:
+                sums, shown = (np.zeros((len(encounters), values.shape[1])) for _ in range(2))
+            known = ~np.isnan(values) if may_miss else np.True_
+            np.add.at(sums, owner[part], np.where(known, values, 0.0))
+            np.add.at(shown, owner[part], known)
     assert sums is not None
-    means: NDArray[np.float32] = (sums / counts[encounters][:, None]).astype(np.float32)
-    if not np.isfinite(means).all():
+    assert shown is not None
+    means: NDArray[np.float32] = np.where(shown > 0, sums / np.maximum(shown, 1), np.nan).astype(np.float32)
+    if not (np.isfinite(means) | (may_miss & np.isnan(means))).all():
         raise LearningError(
             f"{int((~np.isfinite(means)).any(1).sum())} encounters have a score that is no number",
             cure="lower the learning rates, or look at the windows of these recordings",
