@@ -73,7 +73,7 @@ FEATURES = (
     Feature("pnn50", "share", 0, 1, _I3, "successive differences above 50 ms", _TASK_FORCE),
     Feature("cv_interval", "ratio", 0, 0.8, _I3, "sdnn / mean interval", _TASK_FORCE),
     Feature("nrmssd", "ratio", 0, 1.2, _I3, "rmssd / mean interval: irregularity free of the rate", _DASH),
-    Feature("sd2", "ms", 0, 800, _I3, "Poincare plot: spread along the diagonal (SD1 is rmssd / sqrt 2)", _BRENNAN),
+    Feature("sd2", "ms", 0, 800, _I3, "Poincare plot: spread along the diagonal", _BRENNAN),
     Feature("sd1_sd2", "ratio", 0, 10, _I3, "Poincare plot: short against long axis", _BRENNAN),
     Feature("mad_interval", "ms", 0, 600, _I3, "mean absolute deviation of the intervals", _USUAL),
     Feature("interval_entropy", "nat", 0, 4, _I5, "Shannon entropy of the intervals in bins of 50 ms", _DASH),
@@ -107,7 +107,7 @@ FEATURES = (
     Feature("fundamental", "share", 0, 1, "2 periods", "power within a quarter of the pulse rate", _USUAL),
     Feature("harmonic2", "ln ratio", -14, 14, "2 periods", "power at twice the pulse rate / at it", _SHEREBRIN),
     Feature("harmonic3", "ln ratio", -14, 14, "2 periods", "power at thrice the pulse rate / at it", _SHEREBRIN),
-    Feature("spectral_entropy", "share", 0, 1, "any window", "entropy of the power, 0.4 to 8 Hz / its largest", _INOUYE),
+    Feature("spectral_entropy", "share", 0, 1, "any window", "entropy of the power / its largest", _INOUYE),
     Feature("centroid", "Hz", 0.4, 8, "any window", "mean frequency of the power from 0.4 to 8 Hz", _USUAL),
     Feature("pulse_power", "share", 0, 1, "any window", "quality: power from 1 to 2.25 Hz / from 0.4 to 8 Hz", _SQI),
     Feature("skewness", "ratio", -10, 10, "any window", "quality: third moment", _SQI),
@@ -198,6 +198,8 @@ class PulseFeatures(nn.Module):
     """
 
     may_miss = True  # NaN is an answer here, not a fault
+    batch_segments = BLOCK_WINDOWS
+    feature_names = NAMES
 
     def __init__(self, *, fs_hz: float) -> None:
         super().__init__()

@@ -236,7 +236,7 @@ def _mean_pulse(x: Floats, row: Places, foot: Floats, end: Floats, fs_hz: float)
     moments = [np.einsum("ij,ij->i", a, b) / len(GRID) for a, b in ((own, mean), (own, own), (mean, mean))]
     a, b = own.mean(1), mean.mean(1)
     spread = (moments[1] - a * a) * (moments[2] - b * b)
-    likeness = (moments[0] - a * b) / np.sqrt(np.maximum(spread, 1e-12))
+    likeness = np.clip((moments[0] - a * b) / np.sqrt(np.maximum(spread, 1e-12)), -1, 1)
     total = np.bincount(row, weights=likeness, minlength=n)
     seconds = np.bincount(row, weights=period, minlength=n) / np.maximum(count, 1) / fs_hz
     return Pulses(

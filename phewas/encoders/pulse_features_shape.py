@@ -33,8 +33,8 @@ def variability(beats: Beats, n: int) -> Measures:
     changes = np.isfinite(change).sum(1)
     sdnn = np.where(count >= 3, _sd(table), np.nan)
     rmssd = np.where(changes >= 2, np.sqrt(_mean(np.square(change))), np.nan)
-    sd1 = rmssd / np.sqrt(2)
-    sd2 = np.sqrt(np.maximum(2 * sdnn**2 - sd1**2, 0))
+    enough = changes >= 2
+    sd1, sd2 = (np.where(enough, _sd(pair) / np.sqrt(2), np.nan) for pair in (change, table[:, 1:] + table[:, :-1]))
     middle = _mean(np.abs(table - mean[:, None]))
     return {
         "rate": 60 / mean,
@@ -209,7 +209,9 @@ def _cosen(table: Floats, mean: Floats) -> Floats:
     """Return the coefficient of sample entropy (m = 1) of each row's intervals; NaN where nothing matches."""
     near = np.abs(table[:, :, None] - table[:, None, :]) <= COSEN_RADIUS_S
     later = np.triu(np.ones(near.shape[1:], dtype=bool), 1)
-    one = (near & later)[:, :-1, :-1]
+    # A row's last interval has no successor and begins no pair, wherever the table ends.
+    followed = np.isfinite(table)[:, 1:]
+    one = (near & later)[:, :-1, :-1] & followed[:, :, None] & followed[:, None, :]
     two = one & near[:, 1:, 1:]
     matched, both = one.sum((1, 2)), two.sum((1, 2))
     good = both > 0
