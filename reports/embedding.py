@@ -56,8 +56,8 @@ def picture(run: Path, places: pl.DataFrame, *, phenotype: str | None, small_cel
         drawn.notes.append("no picture of the embeddings: too few patients")
         return drawn
     panels = ["age", "sex"]
-    if cases < max(small_cell, 1):
-        drawn.notes.append(f"the picture is not coloured by {name}: too few patients have it")
+    if min(cases) < max(small_cell, 1):
+        drawn.notes.append(f"the picture is not coloured by {name}: too few case or control patients")
     else:
         panels.append("phenotype")
     figure = Figure(figsize=(4.2 * len(panels), 4.3), layout="constrained")
@@ -113,8 +113,8 @@ def _labelled(axes: np.ndarray, places: pl.DataFrame) -> None:
         ax.spines[["top", "right"]].set_visible(False)
 
 
-def _labels(run: Path, people: pl.DataFrame, asked: str | None) -> tuple[np.ndarray, str, int]:
-    """Return the labels of the people drawn for one phenotype, its name, and the number of case patients."""
+def _labels(run: Path, people: pl.DataFrame, asked: str | None) -> tuple[np.ndarray, str, tuple[int, int]]:
+    """Return the labels of the people drawn for one phenotype, its name, and its case and control patients."""
     names = LabelColumns.read(run).get_column("phenotype").to_list()
     if asked is not None and asked not in names:
         raise ConfigError(
@@ -128,5 +128,5 @@ def _labels(run: Path, people: pl.DataFrame, asked: str | None) -> tuple[np.ndar
         asked = names[int((labels == 1).sum(0).argmax())]
     chosen = labels[:, names.index(asked)]
     words = Phenotypes.read(run).filter(pl.col("phenotype") == asked)["description"].to_list()
-    cases = len(np.unique(patients[chosen == 1]))
+    cases = len(np.unique(patients[chosen == 1])), len(np.unique(patients[chosen == 0]))
     return chosen, f"{asked} {words[0] if words else ''}".strip(), cases
