@@ -14,7 +14,7 @@ import typer
 
 from phewas import __version__
 from phewas.errors import PhewasError, disk_full
-from phewas.verbs import cohorts, emulate, encoders, maps, segments, vocabularies
+from phewas.verbs import cohorts, embed, emulate, encoders, maps, segments, vocabularies
 from phewas.verbs.running import Engine, stoppable, tell_left_out
 
 app = typer.Typer(
@@ -95,7 +95,7 @@ def run(
         str | None,
         typer.Option(
             help="Encoder: a name from `phewas encoders`, FILE.py:NAME for your own, or torchscript:FILE, "
-            "torchexport:FILE, onnx:FILE, hf:FOLDER. Default: the cohort's.",
+            "torchexport:FILE, onnx:FILE, hf:FOLDER. Default: the cohort's, or pulse-features with --fit probe.",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -274,6 +274,7 @@ app.add_typer(vocabularies.app, name="vocabularies")
 app.command("map")(maps.map_table)
 app.command("codes")(vocabularies.codes)
 app.command("emulate")(emulate.emulate)
+app.command("embed")(embed.embed)
 
 
 def _command() -> str:

@@ -10,7 +10,7 @@ from phewas.rundir import RunDirectory
 
 # Measured on two cores of a 2024 server processor; orders of magnitude, not promises.
 WINDOWS_PER_S = 1_500.0  # read, filter, resample, standardise, per worker
-FORWARD_PER_S = {"anyppg": 500.0, "net1d-small": 4_000.0}
+FORWARD_PER_S = {"anyppg": 500.0, "net1d-small": 4_000.0, "pulse-features": 5_000.0}
 TRAIN_PER_S = {"anyppg": 47.0, "net1d-small": 1_000.0}
 SLOWEST_FORWARD, SLOWEST_TRAIN = 500.0, 47.0
 GPU_FACTOR = 200.0
@@ -58,7 +58,7 @@ def describe(made: Plan, *, until: str | None) -> str:
     }
     lines = [
         f"phewas run: {made.source.card.title}",
-        f"  encoder      {made.spec.name} ({'weights ' + str(made.weights) if made.pretrained else 'random weights'})",
+        f"  encoder      {made.spec.name} ({_weights(made)})",
         f"  data         {made.root if made.root is not None else 'made by the cohort itself'}",
         f"  run folder   {made.out}",
         f"  held out by  {made.heldout}",
@@ -86,6 +86,12 @@ def describe(made: Plan, *, until: str | None) -> str:
         script = job_script(engine, folder=made.out.absolute())
         lines += ["", "Each Slurm job would be:", "", *(f"  {line}" for line in script.splitlines())]
     return "\n".join(lines)
+
+
+def _weights(made: Plan) -> str:
+    if made.pretrained:
+        return f"weights {made.weights}"
+    return "no weights" if made.spec.frozen_only else "random weights"
 
 
 def _seconds(made: Plan, encounters: int, each: int) -> dict[str, float]:

@@ -20,6 +20,7 @@ from phewas.progress import say
 from phewas.rundir import RunDirectory, digest_of, locked
 
 if TYPE_CHECKING:
+    from phewas.encoders.registry import EncoderSpec
     from phewas.reports.meta import ReportMeta
 
 STEPS = ("cohort", "split", "phenotypes", "segments", "learn", "evaluate", "report")
@@ -314,14 +315,14 @@ def _report_meta(made: Plan) -> ReportMeta:
         "what it is": spec.description,
         "input": f"{made.window_s:g}-s windows, {spec.contract.words()}",
         "embedding": f"{spec.width} numbers per window",
-        "weights": f"sha256 {made.weights_sha256}" if made.pretrained else "random, none loaded",
+        "weights": f"sha256 {made.weights_sha256}" if made.pretrained else _without_weights(spec),
         "pretrained on": ", ".join(spec.pretraining) if made.pretrained else "nothing",
         "source": spec.source,
         "licence": spec.licence,
         "citation": spec.citation,
     }
     warnings = []
-    if not made.pretrained:
+    if not made.pretrained and not spec.frozen_only:
         how = (
             "trained from scratch on this cohort's own training patients" if made.fit == "finetune" else "never trained"
         )
@@ -342,6 +343,10 @@ def _report_meta(made: Plan) -> ReportMeta:
         settings=made.config.model_dump(mode="json", exclude={"data", "weights", "workers"})
         | {"window_s": made.window_s, "min_code_days": made.min_code_days},
     )
+
+
+def _without_weights(spec: EncoderSpec) -> str:
+    return f"none: {spec.frozen_only}" if spec.frozen_only else "random, none loaded"
 
 
 DO: dict[str, Callable[[Plan, str], None]] = {

@@ -21,6 +21,9 @@ from phewas.rundir import UNDECIDED, sha256_of
 if TYPE_CHECKING:
     from phewas.cohorts.base import Source
 
+WITHOUT_WEIGHTS = "net1d-small"
+PROBE_ENCODER = "pulse-features"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -185,7 +188,7 @@ def plan(
 
     engine_dask.check(config.engine)
     source = cohorts.get(config.cohort)
-    spec = registry.get(config.encoder or source.card.encoder)
+    spec = registry.get(config.encoder or _usual_encoder(config, source.card.encoder))
     heldout.parse_rule(config.heldout or source.card.heldout)
     vocabulary.resolve(config.phenotypes.vocabulary)
     root = settings.data_root(config) if source.card.needs_data else None
@@ -258,6 +261,14 @@ def _check_encoder(made: Plan) -> None:
         same, words = checkpoint.compare(spec, Path(str(made.weights)), made.weights_sha256)
         if same is not None:
             say(words)
+
+
+def _usual_encoder(config: RunConfig, usual: str) -> str:
+    """Return the encoder where none is named: the cohort's own, or for a frozen probe without weights the features.
+
+    The cohort's own stays where its weights are known, by option or from ``phewas.toml``: they were given for it.
+    """
+    return PROBE_ENCODER if config.fit == "probe" and settings.weights_of(config, usual) is None else usual
 
 
 def _described(source: Source, root: Path | None) -> Source:

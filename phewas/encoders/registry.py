@@ -200,6 +200,7 @@ CARDS = (
     "phewas.encoders.cards_resnet1d",
     "phewas.encoders.cards_m2ae",
     "phewas.encoders.cards_wrapped",
+    "phewas.encoders.cards_features",
 )
 ENTRY_POINTS = "phewas.encoders"
 

@@ -22,11 +22,15 @@ TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Heads:
-    """Fitted heads: ``logit = (x - mean) / scale @ weight + bias``.
+    """Fitted heads: ``logit = (x - mean) / scale @ weight + bias``, where x is the embedding without its gaps.
 
-    `mean`, `scale` float64 [width]; `weight` float64 [width, phenotypes]; `bias` float64 [phenotypes].
+    `fill` float64 [width], what stands in for NaN; `flagged` int64 [flags], the columns whose absence is told by a
+    further column, 1 where the value is missing; `mean`, `scale` float64 [width + flags]; `weight` float64
+    [width + flags, phenotypes]; `bias` float64 [phenotypes].
     """
 
+    fill: Floats
+    flagged: NDArray[np.int64]
     mean: Floats
     scale: Floats
     weight: Floats
@@ -34,8 +38,42 @@ class Heads:
 
     def __call__(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return logits float32 [encounters, phenotypes]."""
-        logits = (embeddings.astype(np.float64) - self.mean) / self.scale @ self.weight + self.bias
+        whole = without_gaps(embeddings, self.fill, self.flagged)
+        logits = (whole - self.mean) / self.scale @ self.weight + self.bias
         return logits.astype(np.float32)
+
+
+def gaps(embeddings: NDArray[np.float32]) -> tuple[Floats, NDArray[np.int64]]:
+    """Learn from training rows what stands in for a missing value, and which columns' absence is worth a column.
+
+    Parameters
+    ----------
+    embeddings
+        float32 [encounters, width]; NaN is missing.
+
+    Returns
+    -------
+    fill, flagged
+        float64 [width], the median of each column's values (0 for a column without any); int64 columns that are
+        missing in some training row and not in all.
+    """
+    missing = np.isnan(embeddings)
+    fill = np.zeros(embeddings.shape[1])
+    if not missing.any():
+        # A gap met later only: the mean, which is there at no cost, tells the heads nothing.
+        return embeddings.mean(0, dtype=np.float64), np.empty(0, dtype=np.int64)
+    some = ~missing.all(0)
+    fill[some] = np.nanmedian(embeddings[:, some], axis=0)
+    return fill, np.flatnonzero(missing.any(0) & some)
+
+
+def without_gaps(embeddings: NDArray[np.float32], fill: Floats, flagged: NDArray[np.int64]) -> Floats:
+    """Return float64 [encounters, width + flags]: gaps filled, then one 0/1 column per flagged column."""
+    x = embeddings.astype(np.float64)
+    missing = np.isnan(x)
+    if not missing.any() and not len(flagged):
+        return x
+    return np.concatenate([np.where(missing, fill, x), missing[:, flagged]], axis=1)
 
 
 def fit_heads(embeddings: NDArray[np.float32], labels: NDArray[np.int8], *, l2: float) -> Heads:
@@ -44,7 +82,7 @@ def fit_heads(embeddings: NDArray[np.float32], labels: NDArray[np.int8], *, l2: 
     Parameters
     ----------
     embeddings
-        float32 [encounters, width]; standardised here by their own mean and standard deviation.
+        float32 [encounters, width]; NaN is filled (`gaps`), then all are standardised by their own mean and deviation.
     labels
         int8 [encounters, phenotypes]: 1 case, 0 control, -1 excluded (adds nothing).
     l2
@@ -66,10 +104,11 @@ def fit_heads(embeddings: NDArray[np.float32], labels: NDArray[np.int8], *, l2: 
     n_cases, n_known = (labels == 1).sum(0), known.sum(0)
     if (n_cases == 0).any() or (n_cases == n_known).any():
         raise LearningError("a head was asked for a phenotype without cases or without controls in training")
-    mean = embeddings.mean(0, dtype=np.float64)
-    scale = embeddings.std(0, dtype=np.float64)
+    fill, flagged = gaps(embeddings)
+    whole = without_gaps(embeddings, fill, flagged)
+    mean, scale = whole.mean(0), whole.std(0)
     scale[scale < 1e-12] = 1.0
-    x = (embeddings.astype(np.float64) - mean) / scale
+    x = (whole - mean) / scale
     rotation = None
     if x.shape[1] > x.shape[0]:
         _, singular, rotation = np.linalg.svd(x, full_matrices=False)
@@ -86,7 +125,7 @@ def fit_heads(embeddings: NDArray[np.float32], labels: NDArray[np.int8], *, l2: 
     target, mask = (labels == 1).astype(np.float64), known.astype(np.float64)
     beta = _accelerated(design, target, mask, penalty, inverse, beta)
     weight = beta[1:] if rotation is None else rotation.T @ beta[1:]
-    return Heads(mean, scale, weight, beta[0])
+    return Heads(fill, flagged, mean, scale, weight, beta[0])
 
 
 def _accelerated(
