@@ -112,7 +112,8 @@ def show(
         typer.echo(f"\n{title}, {made.window_s:g} s")
         typer.echo(sketch(values, columns=columns, lines=max(4, (lines - 4 - 2 * len(drawn)) // len(drawn))))
     quality = {n: v for n, v in store.index.row(row, named=True).items() if n.startswith("q_")}
-    typer.echo("\n" + ", ".join(f"{n.removeprefix('q_')} {v:.3f}" for n, v in quality.items()))
+    told = (f"{n.removeprefix('q_')} {v:.3f}" for n, v in quality.items() if v is not None and not np.isnan(v))
+    typer.echo("\n" + ", ".join(told))
     file = out or Path(f"segment-{row}.png")
     with atomic(file) as handle:
         handle.write(picture(drawn, made.window_s))

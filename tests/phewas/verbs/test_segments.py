@@ -115,7 +115,7 @@ def test_an_encoder_of_two_channels_is_cut_shown_and_exported(cut, tmp_path, mon
     assert done.exit_code == 0, done.output
     assert "mains" in done.output  # the card does not say which, so that there is no notch
     assert list((folder / "segments").glob("windows-10-PPG+ECG_II.parquet"))
-    assert run("segments", "show", 0, "--run", folder, "--out", tmp_path / "w.png").output.count("ECG_II") == 2
+    assert run("segments", "show", 0, "--run", folder, "--out", tmp_path / "w.png").output.count("ECG_II, ") == 2
     assert run("segments", "export", tmp_path / "w.parquet", "--run", folder).exit_code == 0
     assert {"signal", "signal_ECG_II"} <= set(pl.read_parquet_schema(tmp_path / "w.parquet"))
     index = pl.read_parquet(folder / "cohort" / "encounters.parquet").select("encounter_id", "index_time")
