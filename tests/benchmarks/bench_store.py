@@ -1,90 +1,94 @@
-"""Random batches of 256 windows from a segment store, warm and cold, against the bare memory map.
+"""Random batches of 256 windows from the segment store against a raw `np.memmap` over the same bytes.
 
-Run: python tests/benchmarks/bench_store.py FOLDER [windows] [batches]
+Usage: python tests/benchmarks/bench_store.py [windows] [batches]
 
-FOLDER takes the store (2.5 kB a window; 400,000 windows by default, 1 GB) and is emptied at the end. Cold batches stand
-for a store that is larger than the page cache: before each of them the kernel is told to forget the files
-(``posix_fadvise``, DONTNEED), so that every window comes from the disk. Batches are drawn the same for both readers.
+warm    everything was read once before and lies in the page cache
+cold    before every batch all pages are given back to the disk (POSIX_FADV_DONTNEED, after a sync), so that the store
+        is as if it were larger than the page cache: no page is ever found in memory. Store and memmap are opened anew
+        for every batch, because mapped pages are not given back; the opening is not timed.
+
+The store has shards of 5,120 windows (256 encounters of 20), the raw file is one array.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import statistics
+import resource
 import sys
+import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from phewas.encoders.registry import PPG_125
-from phewas.segments.store import SegmentStore, contract_folder
+from phewas.segments.store import SegmentStore, ShardWriter, contract_folder
 
-BATCH, SAMPLES, SHARD = 256, 1250, 20_000
+SAMPLES, BATCH, SHARD = 1250, 256, 5120
 
 
-def make(run: Path, n: int) -> None:
-    """Write shards of noise and an index, as the segments step lays them out."""
-    folder = contract_folder(run, PPG_125)
-    (folder / "PPG").mkdir(parents=True)
+def make(run: Path, flat: Path, windows: int) -> None:
     rng = np.random.default_rng(0)
-    for number, start in enumerate(range(0, n, SHARD)):
-        values = rng.standard_normal((min(SHARD, n - start), SAMPLES), dtype=np.float32).astype(np.float16)
-        np.save(folder / "PPG" / f"shard-{number:05d}.npy", values)
-    row = pl.int_range(n, eager=True)
-    ids = {"segment_id": row.cast(pl.String), "encounter_id": (row // 20).cast(pl.String)}
-    pl.DataFrame(ids | {"patient_id": ids["encounter_id"]}).write_parquet(folder / "index.parquet")
+    block = rng.standard_normal((SHARD, 1, SAMPLES)).astype(np.float32)
+    folder = contract_folder(run, PPG_125)
+    with flat.open("wb") as raw:
+        for number, at in enumerate(range(0, windows, SHARD)):
+            part = np.roll(block[: min(SHARD, windows - at)], number, axis=2)
+            with ShardWriter([folder / "PPG" / f"shard-{number:05d}.npy"], samples=SAMPLES) as writer:
+                writer.append(part)
+            raw.write(part.astype(np.float16).tobytes())
+    pl.DataFrame({"segment_id": np.arange(windows)}).write_parquet(folder / "index.parquet")
 
 
-def forget(files: list[Path]) -> None:
-    """Ask the kernel to drop the files from its cache."""
+def give_back(files: list[Path]) -> None:
     for file in files:
         handle = os.open(file, os.O_RDONLY)
-        os.fdatasync(handle)
         os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(handle)
 
 
-def main(folder: Path, n: int, batches: int) -> None:
-    run = folder / "store"
-    make(run, n)
-    files = sorted((contract_folder(run, PPG_125) / "PPG").glob("*.npy"))
-    draws = [np.random.default_rng(i).integers(0, n, BATCH) for i in range(batches)]
+def main() -> None:
+    windows = int(sys.argv[1]) if len(sys.argv) > 1 else 400_000
+    batches = int(sys.argv[2]) if len(sys.argv) > 2 else 40
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as scratch:
+        run, flat = Path(scratch) / "run", Path(scratch) / "flat.raw"
+        make(run, flat, windows)
+        os.sync()
+        print(f"windows {windows}")
+        print(f"store GB {windows * SAMPLES * 2 / 1e9:.2f}")
+        rng = np.random.default_rng(1)
+        drawn = [rng.choice(windows, BATCH, replace=False) for _ in range(batches)]
+        files = [*contract_folder(run, PPG_125).rglob("*.npy"), flat]
 
-    def bare() -> Callable[[np.ndarray], np.ndarray]:
-        maps = [np.load(file, mmap_mode="r") for file in files]
-        return lambda rows: np.stack([maps[row // SHARD][row % SHARD] for row in rows])
+        def memmap() -> np.memmap:
+            return np.memmap(flat, dtype=np.float16, mode="r", shape=(windows, SAMPLES))
 
-    def store() -> Callable[[np.ndarray], np.ndarray]:
-        return SegmentStore.open(run, PPG_125).gather
-
-    assert all((store()(rows)[:, 0] == bare()(rows)).all() for rows in draws[:5])
-    print(f"store: {n:,} windows, {sum(f.stat().st_size for f in files) / 1e9:.2f} GB, load {os.getloadavg()[0]:.1f}")
-    for what in ("warm", "cold"):
-        seconds: dict[str, list[float]] = {"np.memmap": [], "store": []}
-        readers = {"np.memmap": bare(), "store": store()}
-        for rows in draws:
-            for name, opened in (("np.memmap", bare), ("store", store)):
-                if what == "cold":
-                    readers.clear()  # pages that are mapped are not forgotten
-                    forget(files)
-                    readers[name] = opened()
-                else:
-                    readers[name](rows)
-                begin = time.perf_counter()
-                readers[name](rows)
-                seconds[name].append(time.perf_counter() - begin)
-        for name, times in seconds.items():
-            typical = statistics.median(times)
-            print(f"{what}, {name}: {1000 * typical:.2f} ms a batch, {BATCH / typical:,.0f} windows/s")
-        ratio = statistics.median(seconds["store"]) / statistics.median(seconds["np.memmap"])
-        print(f"{what}: the store takes {ratio:.2f} of the bare map's time")
-    shutil.rmtree(run)
+        readers = {"store": lambda: SegmentStore.open(run, PPG_125).gather, "memmap": lambda: memmap().__getitem__}
+        check = SegmentStore.open(run, PPG_125).gather(drawn[0])[:, 0]
+        assert np.array_equal(check, memmap()[drawn[0]])
+        for state in ("cold", "warm"):
+            seconds = dict.fromkeys(readers, 0.0)
+            for name, opened in readers.items():
+                read = opened()
+                if state == "warm":
+                    for at in range(0, windows, SHARD):
+                        read(np.arange(at, min(at + SHARD, windows)))
+                for rows in drawn:
+                    if state == "cold":
+                        del read
+                        give_back(files)
+                        read = opened()
+                    began = time.perf_counter()
+                    read(rows)
+                    seconds[name] += time.perf_counter() - began
+                del read
+            for name, total in seconds.items():
+                print(f"{state} {name}: ms a batch {1000 * total / batches:.2f}")
+                print(f"{state} {name}: windows per s {BATCH * batches / total:.0f}")
+            print(f"{state} store / memmap {seconds['store'] / seconds['memmap']:.2f}")
+        print(f"peak memory MB {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}")
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:]
-    main(Path(given[0]), int(given[1]) if len(given) > 1 else 400_000, int(given[2]) if len(given) > 2 else 40)
+    main()
