@@ -153,6 +153,8 @@ def test_every_encoder_keeps_its_record(name):
         out = model(torch.randn(4, len(spec.contract.channels), samples))
         assert out.shape == (4, spec.width)
         assert out.dtype == torch.float32
+    if spec.frozen_only:
+        return
     out.square().mean().backward()
     used = [p for n, p in model.named_parameters() if not n.startswith("stage_list.0.block_list.0.bn1.")]
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in used)
