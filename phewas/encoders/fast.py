@@ -125,7 +125,8 @@ class FastBlock(nn.Module):
             x = _pooled(x, self.stride)
         # The identity's channels lie in the middle of the wider output's.
         out.narrow(1, self.grow // 2, x.shape[1]).add_(x)
-        return out
+        total: Tensor = out
+        return total
 
 
 def _pooled(x: Tensor, stride: int) -> Tensor:
@@ -147,8 +148,7 @@ class FastNet1D(nn.Module):
         super().__init__()
         self.width = net.width
         self.stem = FoldedConv(net.first_conv, net.first_bn if getattr(net, "use_bn", True) else None)
-        blocks = [block for stage in net.stage_list for block in stage.block_list]  # type: ignore[union-attr]
-        self.blocks = nn.ModuleList(FastBlock(block) for block in blocks)  # type: ignore[arg-type]
+        self.blocks = nn.ModuleList(FastBlock(part) for part in net.stage_list.modules() if isinstance(part, Block))
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:

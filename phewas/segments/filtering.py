@@ -340,3 +340,23 @@ def prepare(
     x = condition(windows, fs_hz=fs_hz, contract=contract, channel=contract.channels[0], window_s=window_s, whole=whole)
     done = standardise(x[:, None], contract)
     return Standardised(done.values[:, 0], done.offset[:, 0], done.scale[:, 0])
+
+
+def survey_of(window: NDArray[np.float32], *, fs_hz: float, contract: InputContract) -> Whole:
+    """Return of a signal in memory, float32 [samples] and finite, what `survey` returns of a recording."""
+    def read(start: int, stop: int) -> NDArray[np.float32]:
+        return window[start:stop]
+
+    turns = contract.polarity == "recording" and contract.channels[0].startswith("ECG")
+    return survey(Recording(fs_hz, len(window), read), polarity=turns)
+
+
+def as_given(done: Standardised, contract: InputContract) -> NDArray[np.float16] | NDArray[np.float32]:
+    """Return what the network is given of windows from `prepare`, [windows, samples].
+
+    In half precision as the segment store keeps it, so that a window has one embedding whichever way it comes.
+    """
+    stored = done.values.astype(np.float16)
+    if contract.standardised:
+        return stored
+    return stored.astype(np.float32) * done.scale[:, None] + done.offset[:, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -52,8 +53,7 @@ def coordinates(run: Path, encounters: Path, *, seed: int) -> pl.DataFrame:
     places, share = principal_plane(values)
     method, shares = "PCA", [float(s) for s in share]
     if find_spec("umap") is not None and 15 < len(values) <= MOST_FOR_UMAP:
-        import umap
-
+        umap = import_module("umap")
         filled = np.where(np.isnan(values), np.nanmedian(values, axis=0), values)
         usable = np.isfinite(filled).all(0) & (filled.std(0) > 1e-12)
         scaled = (filled[:, usable] - filled[:, usable].mean(0)) / filled[:, usable].std(0)

@@ -166,7 +166,7 @@ def _array(
     from phewas.plan import PROBE_ENCODER
     from phewas.progress import progress, say
     from phewas.rundir import write_parquet
-    from phewas.segments.filtering import prepare, rate_is_enough
+    from phewas.segments.filtering import as_given, holds_band, prepare, survey_of
     from phewas.segments.quality import fill_gaps
 
     spec = registry.get(encoder or PROBE_ENCODER)
@@ -174,26 +174,29 @@ def _array(
     assert fs_hz is not None
     assert out is not None
     values = read_windows(file)
-    if not rate_is_enough(spec.contract, fs_hz):
-        assert spec.contract.band is not None
+    band = spec.contract.band_of(spec.contract.channels[0])
+    if not holds_band(spec.contract, spec.contract.channels[0], fs_hz):
+        edge = band.high_hz if band is not None and band.high_hz is not None else 0.0
         raise EncoderError(
-            f"{file.name} is sampled at {fs_hz:g} Hz and {spec.name} wants up to {spec.contract.band.high_hz:g} Hz",
-            expected=f"more than {2 * spec.contract.band.high_hz:g} Hz",
+            f"{file.name} is sampled at {fs_hz:g} Hz and {spec.name} wants up to {edge:g} Hz",
+            expected=f"more than {2 * edge:g} Hz",
             cure="give the signal as it was recorded, before it was thinned",
         )
     where = pick_device(device)
     model = ready(spec, weights=weights, seed=seed, device=where)
     window_s = values.shape[1] / fs_hz
+    spec.contract.check_window(window_s)
     empty = ~np.isfinite(values).any(1)
     parts = []
     with progress("embed", total=len(values), unit="segments") as advance:
         for at in range(0, len(values), BLOCK_ROWS):
             rows = values[at : at + BLOCK_ROWS]
             whole = np.array([fill_gaps(row) if np.isfinite(row).any() else np.zeros_like(row) for row in rows])
-            made = prepare(whole, fs_hz=fs_hz, contract=spec.contract, window_s=window_s).values
-            # Half precision as in the segment store: a window has one embedding, whichever way it comes.
-            stored = made.astype(np.float16)[:, None]
-            parts.append(vectors(model, stored, device=where, precision=_precision(precision, where.type, spec)))
+            # A row is all that is known of its recording.
+            told = [survey_of(row, fs_hz=fs_hz, contract=spec.contract) for row in whole]
+            made = prepare(whole, fs_hz=fs_hz, contract=spec.contract, window_s=window_s, whole=told)
+            given = as_given(made, spec.contract)[:, None]
+            parts.append(vectors(model, given, device=where, precision=_precision(precision, where.type, spec)))
             advance(len(rows), "")
     found = np.concatenate(parts)
     found[empty] = np.nan
