@@ -118,6 +118,23 @@ def test_the_own_split(tmp_path: Path) -> None:
         subject_splits(tmp_path)
 
 
+def test_the_own_split_reaches_the_held_out_rule(tmp_path: Path) -> None:
+    root = write(tmp_path / "d", [(1, dt.datetime(2010, 1, 1), "Visit/IP"), (2, dt.datetime(2010, 1, 1), "Visit/IP")])
+    (root / "metadata").mkdir()
+    file, run = root / "metadata" / "subject_splits.parquet", tmp_path / "run"
+    pl.DataFrame({"subject_id": [2, 1], "split": ["held_out", "train"]}).write_parquet(file)
+    SOURCE.build(root, run)
+    assert read(run, "official_splits").rows() == [("1", "train"), ("2", "held_out")]
+    pl.DataFrame({"subject_id": [1], "split": ["test"]}).write_parquet(file)
+    with pytest.raises(CohortError, match="'test'"):
+        SOURCE.build(root, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+    # A dataset without a split of its own leaves none behind from an earlier build.
+    file.unlink()
+    SOURCE.build(root, run)
+    assert not (run / "cohort" / "official_splits.parquet").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
