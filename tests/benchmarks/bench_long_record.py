@@ -52,8 +52,9 @@ def main() -> None:
         root = Path(scratch)
         beat = (1000 * np.exp(-0.5 * ((np.arange(400) - 150) / 6) ** 2)).astype("<i2")
         with (root / "r.dat").open("wb") as handle:
+            noise = np.random.default_rng(0).integers(-9, 10, 400_000).astype("<i2")  # else the pauses are flat
             for at in range(0, n, 400_000):
-                handle.write(np.tile(beat, 1000)[: min(400_000, n - at)].tobytes())
+                handle.write((np.tile(beat, 1000) + noise)[: min(400_000, n - at)].astype("<i2").tobytes())
         (root / "r.hea").write_text(f"r 1 {FS_HZ} {n}\nr.dat 16 1000/mV 16 0 0 0 0 II\n")
         print(f"record MB as float32 {4 * n / 2**20:.0f}")
         context = mp.get_context("spawn")
