@@ -111,6 +111,17 @@ def run(
         Path | None,
         typer.Option(help="TOML file with settings; options given here win.", rich_help_panel=WHAT),
     ] = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Another run's folder: its settings are taken, and its cohort, split, phenotypes and choice of "
+            "windows where they would come out alike. For a second encoder.",
+            rich_help_panel=WHAT,
+            show_default=False,
+        ),
+    ] = None,
     fit: Annotated[
         Fit | None,
         typer.Option(
@@ -225,7 +236,12 @@ def run(
             "limit_s": shard_limit_s,
         },
     }
-    asked = settings.resolve(options, config)
+    base = None
+    if start_from is not None:
+        from phewas.reuse import settings_of
+
+        base = settings_of(start_from, encoder=encoder)
+    asked = settings.resolve(options, config, base=base)
     labels = asked.phenotypes.replaced(
         vocabulary=vocabulary,
         label_window=label_window.value if label_window else None,
@@ -233,7 +249,7 @@ def run(
         horizon_days=horizon_days,
         follow_up_until=follow_up_until.date() if follow_up_until else None,
     )
-    made = plan(asked.model_copy(update={"phenotypes": labels}), out=out, command=_command())
+    made = plan(asked.model_copy(update={"phenotypes": labels}), out=out, command=_command(), start_from=start_from)
     if dry_run:
         from phewas.dryrun import describe
 

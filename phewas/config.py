@@ -92,6 +92,9 @@ class SegmentConfig(Part):
         "same-value", description="what is flat: runs of one value, or AnyPPG's published rule in physical units"
     )
     max_saturated: float = Field(0.1, ge=0, le=1, description="largest share that may lie at the window's extremes")
+    drop_wrapped: bool = Field(
+        default=True, description="windows of a pulse wave with numbers that overflowed their bits are left out"
+    )
     rate_range_per_min: tuple[float, float] | None = Field(
         None, description="windows whose pulse rate lies outside are left out; default: no such rule, as in the study"
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import phewas
-from phewas import engine
+from phewas import engine, reuse
 from phewas.errors import PhewasError, PhewasWarning
 from phewas.plan import Plan
 from phewas.progress import say
@@ -80,6 +80,8 @@ def run(made: Plan, *, until: str | None = None) -> Path | None:
             for left in made.out.rglob(".*.tmp"):
                 left.unlink()  # half a file of a process that was killed; nobody else writes here now
             _describe(made, directory)
+            if made.start_from is not None:
+                reuse.adopt(made, directory, lambda step: _fingerprint_if_known(made, directory, step))
             did = _run_steps(made, directory, until)
     except PhewasError:
         if fresh and not directory.manifest["steps"]:
@@ -124,6 +126,12 @@ def fingerprint_of(made: Plan, directory: RunDirectory, step: str) -> str:
     """Return the name of a step's inputs: version, settings, and the outputs of the steps it reads."""
     read = {name: directory.outputs(name) for name in reads(made, step)}
     return digest_of({"version": phewas.__version__, "settings": made.settings(step), "reads": read})
+
+
+def _fingerprint_if_known(made: Plan, directory: RunDirectory, step: str) -> str | None:
+    """Return a step's fingerprint, or None while a step that it reads is not done."""
+    known = all(name in directory.manifest["steps"] for name in reads(made, step))
+    return fingerprint_of(made, directory, step) if known else None
 
 
 def _run_steps(made: Plan, directory: RunDirectory, until: str | None) -> list[str]:

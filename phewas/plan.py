@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class Plan:
     """A run with every default filled in and every input found.
 
-    `root` is the data folder (None where the cohort needs none); `weights` a file, ``random`` or None.
+    `root` is the data folder (None where the cohort needs none); `weights` a file, ``random`` or None; `start_from`
+    another run's directory, of which finished steps are taken over.
     """
 
     config: RunConfig
@@ -36,6 +37,7 @@ class Plan:
     weights: str | None
     out: Path
     command: str
+    start_from: Path | None = None
 
     @property
     def fit(self) -> Any:
@@ -153,7 +155,9 @@ class Plan:
         return pick_device(self.config.device).type
 
 
-def plan(config: RunConfig, *, out: Path | None, command: str, weights_needed: bool = True) -> Plan:
+def plan(
+    config: RunConfig, *, out: Path | None, command: str, weights_needed: bool = True, start_from: Path | None = None
+) -> Plan:
     """Find everything that a run needs, before anything is written.
 
     Parameters
@@ -166,6 +170,8 @@ def plan(config: RunConfig, *, out: Path | None, command: str, weights_needed: b
         Command line, for the record.
     weights_needed
         False for steps that come before the encoder: its weights may then be given later.
+    start_from
+        Directory of another run whose finished steps may be taken over (`phewas.reuse`).
 
     Raises
     ------
@@ -194,7 +200,7 @@ def plan(config: RunConfig, *, out: Path | None, command: str, weights_needed: b
     if weights == "random":
         say(f"{spec.name} starts from random weights, as asked for: its results are not those of the published model.")
     folder = out or Path("phewas-runs") / f"{config.cohort}-{_for_a_folder(spec.name)}"
-    made = Plan(config, source, spec, root, weights, folder, command)
+    made = Plan(config, source, spec, root, weights, folder, command, start_from)
     spec.contract.check_window(made.window_s)
     _check_encoder(made)
     return made

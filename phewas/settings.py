@@ -81,7 +81,9 @@ def places(kind: str, name: str, key: str) -> str | None:
     return None
 
 
-def resolve(options: Mapping[str, Any], config: Path | None) -> RunConfig:
+def resolve(
+    options: Mapping[str, Any], config: Path | None, *, base: Mapping[str, Any] | None = None
+) -> RunConfig:
     """Merge the command line over a run's TOML file over the cohort's own settings, and check the result.
 
     Parameters
@@ -90,6 +92,8 @@ def resolve(options: Mapping[str, Any], config: Path | None) -> RunConfig:
         Of the command line; None means not given. A part of the settings is a mapping of its own.
     config
         TOML file with the fields of `RunConfig`.
+    base
+        Settings of another run, under all of these.
 
     Raises
     ------
@@ -119,6 +123,12 @@ def resolve(options: Mapping[str, Any], config: Path | None) -> RunConfig:
         # Kept as a whole path, so that the run can be opened from another folder.
         beside = config.parent if config is not None and options.get("encoder") is None else Path()
         merged["encoder"] = relative_to(merged["encoder"], beside.absolute())
+    for name, value in (base or {}).items():
+        own = merged.get(name)
+        if isinstance(value, Mapping) and isinstance(own, Mapping):
+            merged[name] = {**value, **own}
+        elif own is None:
+            merged[name] = value
     if "cohort" not in merged:
         raise ConfigError("no cohort was named", cure="phewas run --cohort demo runs without any data")
     for part, values in cohorts.get(str(merged["cohort"])).card.settings.items():

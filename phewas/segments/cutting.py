@@ -217,7 +217,7 @@ class Work:
                     break
                 one = quality.measure(
                     values, fs_hz=records[i]["fs_hz"], flat_rule=shard.config.flat_rule,
-                    template=channel if shard.config.min_template is not None else None,
+                    channel=channel, template=shard.config.min_template is not None,
                 )  # fmt: skip
                 reason = one.reason(shard.config)
                 if reason is not None:
@@ -229,6 +229,7 @@ class Work:
                         "q_flat": one.flat,
                         "q_saturated": one.saturated,
                         "q_rate_per_min": one.rate_per_min,
+                        "q_wrapped": float(one.wrapped),
                         "q_template": one.template,
                     }
                 )

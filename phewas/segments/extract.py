@@ -33,6 +33,7 @@ WINDOW_REASONS = {
     "invalid": "windows with too many missing samples",
     "flat": "windows with flat stretches",
     "saturated": "windows with clipped crests or troughs",
+    "wrapped": "windows with numbers that overflowed",
     "gap": "windows with a gap too long to be bridged",
     "template": "windows whose beats are unlike their average",
     "pulse_rate": "windows with a pulse rate out of range or none",

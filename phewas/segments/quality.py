@@ -17,6 +17,9 @@ FLAT_RUN_S = 0.2
 CLIPPED_RUN_S, LONGEST_CLIP_S = 0.08, 1.0
 # AnyPPG's rule: flat where the mean absolute difference over 0.1 s is below 0.001 in the record's own unit.
 PUBLISHED_FLAT_S, PUBLISHED_FLAT_STEP = 0.1, 0.001
+# A pulse wave never crosses nine tenths of its own range from one sample to the next, up and down again; a number that
+# overflowed its bits does (and so do a square calibration wave and a spike that dwarfs the pulse).
+WRAP_SHARE = 0.9
 # Bands in which beats are found and compared, by template; an ECG's beats are found by their steep part.
 FIND_HZ, COMPARE_HZ = {"PPG": (0.5, 8.0), "ECG": (5.0, 20.0)}, {"PPG": (0.5, 8.0), "ECG": (0.5, 40.0)}
 FEWEST_BEATS = 3
@@ -29,8 +32,10 @@ class Quality:
     """What one raw window is like.
 
     `invalid`, `flat` and `saturated` are shares of its samples, 0 to 1; `rate_per_min` is the pulse rate by
-    autocorrelation, NaN where none stands out; `gap_s` the longest run of missing samples in seconds; `template` the
-    beats' mean correlation with their average (`template_correlation`), NaN where it was not asked for.
+    autocorrelation, NaN where none stands out; `gap_s` the longest run of missing samples in seconds; `wrapped` how
+    often the signal jumps over `WRAP_SHARE` of its range at once (0 unless in both directions; not looked for in an
+    ECG, whose spikes may be a pacemaker's); `template` the beats' mean correlation with their average
+    (`template_correlation`), NaN where it was not asked for.
     """
 
     invalid: float
@@ -38,6 +43,7 @@ class Quality:
     saturated: float
     rate_per_min: float
     gap_s: float = 0.0
+    wrapped: int = 0
     template: float = float("nan")
 
     def reason(self, config: SegmentConfig) -> str | None:
@@ -50,6 +56,8 @@ class Quality:
             return "flat"
         if self.saturated > config.max_saturated:
             return "saturated"
+        if self.wrapped and config.drop_wrapped:
+            return "wrapped"
         if config.rate_range_per_min is not None:
             low, high = config.rate_range_per_min
             if not low <= self.rate_per_min <= high:
@@ -61,8 +69,9 @@ class Quality:
 
 
 def measure(
-    window: NDArray[np.float32], *, fs_hz: float, flat_rule: str = "same-value", template: str | None = None
-) -> Quality:
+    window: NDArray[np.float32], *, fs_hz: float, flat_rule: str = "same-value", channel: str = "PPG",
+    template: bool = False,
+) -> Quality:  # fmt: skip
     """Measure one raw window.
 
     Parameters
@@ -74,8 +83,10 @@ def measure(
     flat_rule
         ``same-value``: a flat run is at least `FLAT_RUN_S` of one and the same value, whatever gain and unit.
         ``anyppg``: the published rule (arXiv:2511.01747, preprocessing code), which depends on them.
+    channel
+        Names that begin with ``ECG`` are treated as an ECG, all others as a pulse wave.
     template
-        Channel whose beats are compared with their average; None to leave that out.
+        Whether to compare the beats with their average, which takes longer than all else.
 
     Notes
     -----
@@ -101,7 +112,8 @@ def measure(
         saturated=float(runs[clipped].sum() / len(window)),
         rate_per_min=pulse_rate(whole, fs_hz=fs_hz),
         gap_s=0.0 if finite.all() else _longest_gap(finite) / fs_hz,
-        template=float("nan") if template is None else template_correlation(whole, fs_hz=fs_hz, channel=template),
+        wrapped=0 if channel.startswith("ECG") else _wraps(window, high - low),
+        template=template_correlation(whole, fs_hz=fs_hz, channel=channel) if template else float("nan"),
     )
 
 
@@ -109,6 +121,13 @@ def _longest_gap(finite: NDArray[np.bool_]) -> int:
     """Return the length of the longest run of False."""
     edges = np.flatnonzero(np.concatenate([[True], finite, [True]]))
     return int(np.diff(edges).max() - 1)
+
+
+def _wraps(window: NDArray[np.float32], span: float) -> int:
+    """Return how many steps cross nearly the whole range, or 0 if all go the same way."""
+    steps = np.diff(window)
+    up, down = int((steps > WRAP_SHARE * span).sum()), int((steps < -WRAP_SHARE * span).sum())
+    return up + down if span > 0 and up and down else 0
 
 
 def template_correlation(window: NDArray[np.float32], *, fs_hz: float, channel: str) -> float:

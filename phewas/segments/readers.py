@@ -1,8 +1,8 @@
 """Open a recording and read any stretch of it as float32 in physical units, NaN where a sample is missing.
 
-WFDB records are read through the ``wfdb`` library, except that format 16 (most of them) is read straight from the
-file, and that headers are parsed here: real headers carry times such as ``24:00:00`` or ``3:16:7`` and rates such as
-``125/125(0)``, on which a strict parser gives up although nothing about the samples is in doubt.
+WFDB headers are parsed here: real headers carry times such as ``24:00:00`` or ``3:16:7`` and rates such as
+``125/125(0)``, on which a strict parser gives up although nothing about the samples is in doubt. How their samples are
+read stands in `phewas.segments.wfdb_records`.
 
 References
 ----------
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +45,7 @@ class Signal:
     baseline: int
     units: str
     description: str
+    skew: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Header:
     signals: tuple[Signal, ...]
 
 
-_FORMAT = re.compile(r"^(\d+)(?:x(\d+))?(?::\d+)?(?:\+(\d+))?$")
+_FORMAT = re.compile(r"^(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?$")
 _GAIN = re.compile(r"^([-+0-9.eE]+)(?:\(([-+]?\d+)\))?(?:/(\S+))?$")
 _RATE = re.compile(r"^([0-9.eE+-]+)(?:/[0-9.eE+-]+(?:\([-+0-9.eE]+\))?)?$")
 _TIME = re.compile(r"^(?:(\d{1,2}):)?(\d{1,2}):(\d{1,2})(?:\.(\d+))?$")
@@ -155,11 +155,12 @@ def _signal(line: str, name: str) -> Signal:
         file=fields[0],
         fmt=fmt.group(1),
         samples_per_frame=int(fmt.group(2) or 1),
-        byte_offset=int(fmt.group(3) or 0),
+        byte_offset=int(fmt.group(4) or 0),
         gain=factor or DEFAULT_GAIN,
         baseline=baseline,
         units=(gain.group(3) if gain and gain.group(3) else "mV"),
         description=fields[8] if len(fields) > 8 else "",
+        skew=int(fmt.group(3) or 0),
     )
 
 
@@ -218,7 +219,9 @@ def open_recording(
 
         read = member_reader(file, member, called=path, signal=signal, n_samples=n_samples)
     elif file.suffix == ".hea":
-        read = _wfdb_reader(root, file, path, signal, n_samples)
+        from phewas.segments.wfdb_records import wfdb_reader
+
+        read = wfdb_reader(root, file, path, signal=signal, fs_hz=fs_hz, n_samples=n_samples)
     elif file.suffix == ".npy":
         read = _array_reader(_load_npy(file, path))
     elif file.suffix in {".txt", ".csv", ".tsv"}:
@@ -239,12 +242,12 @@ def _array_reader(values: NDArray[Any]) -> Callable[[int, int], Samples]:
     """Return a reader over values in memory or mapped."""
 
     def read(start: int, stop: int) -> Samples:
-        return _padded(np.asarray(values[start:stop], dtype=np.float32), stop - start)
+        return padded(np.asarray(values[start:stop], dtype=np.float32), stop - start)
 
     return read
 
 
-def _padded(values: Samples, length: int) -> Samples:
+def padded(values: Samples, length: int) -> Samples:
     """Return `values` filled up with NaN to `length`."""
     if len(values) == length:
         return values
@@ -253,7 +256,7 @@ def _padded(values: Samples, length: int) -> Samples:
 
 def _filled(read: Callable[[int, int], Samples]) -> Callable[[int, int], Samples]:
     """Return a reader that fills up with NaN what the file does not hold."""
-    return lambda start, stop: _padded(read(start, stop), stop - start)
+    return lambda start, stop: padded(read(start, stop), stop - start)
 
 
 def _load_parquet(file: Path, path: str, signal: str) -> NDArray[Any]:
@@ -290,73 +293,3 @@ def _load_text(file: Path, path: str) -> NDArray[Any]:
         return np.array([float(word) for word in words if word], dtype=np.float64)
     except (ValueError, UnicodeDecodeError) as error:
         raise SignalError(f"{path} is not a row or column of numbers") from error
-
-
-def _wfdb_reader(root: Path, file: Path, path: str, signal: str, n_samples: int) -> Callable[[int, int], Samples]:
-    """Return a reader for one signal of a WFDB record."""
-    header = parse_header(file.read_text(encoding="latin-1"), name=path)
-    if header.n_segments > 1:
-        return _library_reader(file, path, signal, n_samples)
-    names = [s.description for s in header.signals]
-    index = names.index(signal) if signal in names else 0 if len(names) == 1 else -1
-    if index < 0:
-        raise SignalError(f"{path} has no signal {signal!r}", expected=f"one of {names}")
-    one = header.signals[index]
-    data = confine(root, (file.parent / one.file).relative_to(root.resolve()).as_posix())
-    plain = one.fmt == "16" and one.samples_per_frame == 1 and sum(s.file == one.file for s in header.signals) == 1
-    if not plain:
-        return _library_reader(file, path, one.description, n_samples, index=index)
-    if not data.is_file():
-        raise SignalError(f"{path} names a signal file that is missing")
-    scale, shift = np.float32(1 / one.gain), np.float32(one.baseline)
-
-    def read(start: int, stop: int) -> Samples:
-        digital = np.fromfile(data, dtype="<i2", count=stop - start, offset=one.byte_offset + 2 * start)
-        physical = (digital.astype(np.float32) - shift) * scale
-        physical[digital == INVALID_16] = np.nan
-        return _padded(physical, stop - start)
-
-    return read
-
-
-def _library_reader(
-    file: Path, path: str, signal: str, n_samples: int, *, index: int | None = None
-) -> Callable[[int, int], Samples]:
-    """Return a reader that asks the wfdb library for each stretch."""
-
-    def read(start: int, stop: int) -> Samples:
-        import wfdb
-
-        end = min(stop, n_samples)
-        if end <= start:
-            return np.full(stop - start, np.nan, dtype=np.float32)
-        which: dict[str, Any] = {"channels": [index]} if index is not None else {"channel_names": [signal]}
-        with tempfile.TemporaryDirectory() as scratch:
-            record = file.with_suffix("")
-            for attempt in (0, 1):
-                try:
-                    got = wfdb.rdrecord(str(record), sampfrom=start, sampto=end, physical=True, **which)
-                    break
-                except Exception as error:
-                    # The library refuses some dates; without date the same samples come out.
-                    if attempt:
-                        raise SignalError(f"{path} cannot be read: {type(error).__name__}") from error
-                    record = _without_date(file, Path(scratch))
-        values = got.p_signal
-        if values is None or values.shape[1] == 0:
-            raise SignalError(f"{path} has no signal {signal!r}")
-        return _padded(values[:, 0].astype(np.float32), stop - start)
-
-    return read
-
-
-def _without_date(file: Path, scratch: Path) -> Path:
-    """Copy a header without time and date, link its signal files beside it, and return the record's name."""
-    lines = file.read_text(encoding="latin-1").splitlines()
-    first = next((i for i, line in enumerate(lines) if line.strip() and not line.lstrip().startswith("#")), None)
-    if first is not None:
-        lines[first] = " ".join(lines[first].split()[:4])
-    (scratch / file.name).write_text("\n".join(lines) + "\n", encoding="latin-1")
-    for neighbour in file.parent.glob(f"{file.stem}*.dat"):
-        (scratch / neighbour.name).symlink_to(neighbour)
-    return scratch / file.stem

@@ -32,7 +32,8 @@ def windows_file(run: Path, *, window_s: float, channels: tuple[str, ...]) -> Pa
     return run / "segments" / f"windows-{window_s:g}-{'+'.join(channels)}.parquet"
 
 
-QUALITY = ("q_invalid", "q_flat", "q_saturated", "q_rate_per_min", "q_template")
+MANY_ROWS = 32  # of one shard in one batch, from which on NumPy's own indexing is the quicker way
+QUALITY = ("q_invalid", "q_flat", "q_saturated", "q_rate_per_min", "q_wrapped", "q_template")
 
 
 def of_channel(name: str, channels: tuple[str, ...], channel: str) -> str:
@@ -124,7 +125,11 @@ class SegmentStore:
         folder = contract_folder(run, contract)
         index = pl.read_parquet(folder / "index.parquet", hive_partitioning=False)
         shards = tuple(
-            tuple(np.load(f, mmap_mode="r", allow_pickle=False) for f in sorted((folder / channel).glob("shard-*.npy")))
+            # Plain arrays over the maps: slicing numpy's own memmap class takes several times longer.
+            tuple(
+                np.asarray(np.load(f, mmap_mode="r", allow_pickle=False))
+                for f in sorted((folder / channel).glob("shard-*.npy"))
+            )
             for channel in contract.channels
         )
         sizes = [len(shard) for shard in shards[0]]
@@ -166,7 +171,13 @@ class SegmentStore:
             if lo < hi:
                 local = ordered[lo:hi] - self.bounds[shard]
                 for channel, maps in enumerate(self.shards):
-                    out[order[lo:hi], channel] = maps[shard][local]
+                    if hi - lo >= MANY_ROWS:
+                        out[order[lo:hi], channel] = maps[shard][local]
+                        continue
+                    # A batch drawn at random takes a few rows of each shard: one copy a row is all there is to do.
+                    one, target = maps[shard], out[:, channel]
+                    for place, row in zip(order[lo:hi].tolist(), local.tolist(), strict=True):
+                        target[place] = one[row]
         if self.restore is None:
             return out
         scale, offset = (part[rows][..., None] for part in self.restore)

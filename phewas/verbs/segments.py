@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Cut windows, look at one, export them.", no_args_is_help=False)
 
 RunFolder = Annotated[Path, typer.Option("--run", help="Run directory.", show_default=False)]
-EXPORTS = (".npz", ".parquet")
+EXPORTS = (".npz", ".parquet", ".edf")
 
 
 @app.callback(invoke_without_command=True)
@@ -99,33 +99,40 @@ def show(
             expected=f"a segment id, or a row number below {len(ids)}",
             cure=f"the ids are in {run / 'segments'} in the windows table",
         )
-    raw, fs_hz, seconds = raw_window(made, store.index.row(row, named=True), run)
     import numpy as np
 
-    ready = store.gather(np.array([row]))[0, 0].astype(np.float64)
+    ready = store.gather(np.array([row]))[0].astype(np.float64)
     columns, lines = terminal_size()
-    for title, values in ((f"raw, {fs_hz:g} Hz", raw), (f"as the encoder gets it, {contract.fs_hz:g} Hz", ready)):
-        typer.echo(f"\n{title}, {seconds:g} s")
-        typer.echo(sketch(values, columns=columns, lines=max(4, (lines - 8) // 2)))
+    drawn = []
+    for i, channel in enumerate(contract.channels):
+        raw, fs_hz = raw_window(made, store.index.row(row, named=True), run, channel)
+        drawn += [(f"{channel}, raw, {fs_hz:g} Hz", raw)]
+        drawn += [(f"{channel}, as the encoder gets it, {contract.fs_hz:g} Hz", ready[i])]
+    for title, values in drawn:
+        typer.echo(f"\n{title}, {made.window_s:g} s")
+        typer.echo(sketch(values, columns=columns, lines=max(4, (lines - 4 - 2 * len(drawn)) // len(drawn))))
     quality = {n: v for n, v in store.index.row(row, named=True).items() if n.startswith("q_")}
-    typer.echo("\n" + ", ".join(f"{n.removeprefix('q_')} {v:.3f}" for n, v in quality.items()))
+    told = (f"{n.removeprefix('q_')} {v:.3f}" for n, v in quality.items() if v is not None and not np.isnan(v))
+    typer.echo("\n" + ", ".join(told))
     file = out or Path(f"segment-{row}.png")
     with atomic(file) as handle:
-        handle.write(picture(raw, ready, seconds))
+        handle.write(picture(drawn, made.window_s))
     typer.echo(f"Picture: {file}")
 
 
-def raw_window(made: Plan, row: dict[str, Any], run: Path) -> tuple[NDArray[np.float32], float, float]:
-    """Return the raw samples of a window with their rate and length in seconds."""
+def raw_window(made: Plan, row: dict[str, Any], run: Path, channel: str) -> tuple[NDArray[np.float32], float]:
+    """Return the raw samples of one channel of a window, and their rate."""
     import polars as pl
 
     from phewas.schema import Recordings
     from phewas.segments.opened import open_row
+    from phewas.segments.store import of_channel
 
-    record = Recordings.read(run).filter(pl.col("recording_id") == row["recording_id"]).row(0, named=True)
+    name, start = (of_channel(c, made.spec.contract.channels, channel) for c in ("recording_id", "start_sample"))
+    record = Recordings.read(run).filter(pl.col("recording_id") == row[name]).row(0, named=True)
     recording = open_row(made.source.data_root(made.root, run), record)
     samples = round(made.window_s * record["fs_hz"])
-    return recording.read(row["start_sample"], row["start_sample"] + samples), record["fs_hz"], made.window_s
+    return recording.read(row[start], row[start] + samples), record["fs_hz"]
 
 
 def terminal_size() -> tuple[int, int]:
@@ -167,24 +174,23 @@ def sketch(values: NDArray[Any], *, columns: int, lines: int) -> str:
     return "\n".join("".join(chr(0x2800 + cell) for cell in line).rstrip("\u2800") for line in grid.tolist())
 
 
-def picture(raw: NDArray[Any], ready: NDArray[Any], seconds: float) -> bytes:
-    """Return a PNG of a window, raw above and as the encoder gets it below."""
+def picture(drawn: list[tuple[str, NDArray[Any]]], seconds: float) -> bytes:
+    """Return a PNG of signals of the same time below each other, each under its title."""
     import io
 
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4), dpi=150, layout="constrained")
+    figure = Figure(figsize=(8, 0.4 + 1.8 * len(drawn)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    for ax, values, title in zip(
-        figure.subplots(2, 1, sharex=True), (raw, ready), ("raw", "filtered, resampled, standardised"), strict=True
-    ):
+    axes = figure.subplots(len(drawn), 1, sharex=True, squeeze=False)[:, 0]
+    for ax, (title, values) in zip(axes, drawn, strict=True):
         ax.plot(np.arange(len(values)) * seconds / len(values), values, lw=0.8, color="#1f4e79")
         ax.set_title(title, loc="left", fontsize=9)
         ax.spines[["top", "right"]].set_visible(False)
         ax.margins(x=0)
-    ax.set_xlabel("seconds")
+    axes[-1].set_xlabel("seconds")
     target = io.BytesIO()
     figure.savefig(target, format="png", metadata={"Software": None})
     return target.getvalue()
@@ -192,10 +198,14 @@ def picture(raw: NDArray[Any], ready: NDArray[Any], seconds: float) -> bytes:
 
 @app.command()
 def export(
-    file: Annotated[Path, typer.Argument(help="Where to: .npz (arrays) or .parquet (one row a window).")],
+    file: Annotated[
+        Path, typer.Argument(help="Where to: .npz (arrays), .parquet (one row a window) or .edf (end to end).")
+    ],
     run: RunFolder,
 ) -> None:
     """Write all windows with their ids for other tools. Patient identifiers are left out.
+
+    An EDF file holds the windows end to end, in the order of the store, with the row number as annotation of each.
 
     Example: phewas segments export windows.npz --run phewas-runs/demo-net1d-small
     """
@@ -214,9 +224,18 @@ def export(
     if file.suffix == ".parquet":
         import polars as pl
 
-        width = values.shape[2]
-        signal = pl.Series("signal", values[:, 0].astype(np.float32), dtype=pl.Array(pl.Float32, width))
-        write_parquet(table.with_columns(signal), file)
+        from phewas.segments.store import of_channel
+
+        kind = pl.Array(pl.Float32, values.shape[2])
+        signals = [
+            pl.Series(of_channel("signal", contract.channels, channel), values[:, i].astype(np.float32), dtype=kind)
+            for i, channel in enumerate(contract.channels)
+        ]
+        write_parquet(table.with_columns(signals), file)
+    elif file.suffix == ".edf":
+        from phewas.segments.edf import write_windows
+
+        write_windows(values, file, fs_hz=contract.fs_hz, channels=contract.channels)
     else:
         with atomic(file) as handle:
             np.savez_compressed(

@@ -314,3 +314,50 @@ def test_pulse_rates_of_real_recordings_are_heartpys():
         ours.append(quality.measure(window.astype(np.float32), fs_hz=fs_hz).rate_per_min)
     # The first windows are noise, on which neither can be right.
     assert np.nanmedian(np.abs(np.array(ours) - np.array(theirs))[2:]) < 2
+
+
+def test_numbers_that_overflowed_are_seen_in_a_pulse_wave_alone():
+    t = np.arange(1250) / 125
+    wave = 1500 * np.sin(2 * np.pi * 1.2 * t) + 1000
+    wrapped = ((wave + 2048) % 4096 - 2048).astype(np.float32)
+    assert quality.measure(wrapped, fs_hz=125).reason(SegmentConfig()) == "wrapped"
+    assert quality.measure(wrapped, fs_hz=125).reason(SegmentConfig(drop_wrapped=False)) is None
+    assert quality.measure(wrapped, fs_hz=125, channel="ECG_II").reason(SegmentConfig()) is None
+    step = np.where(t < 5, 0, 1).astype(np.float32) + 1e-3 * wave.astype(np.float32) / 2500
+    assert quality.measure(step, fs_hz=125).wrapped == 0
+
+
+@pytest.mark.parametrize(("limit", "reason"), [(None, None), (0.5, None), (0.1, "gap"), (0.0, "gap")])
+def test_gaps_are_bridged_up_to_a_length(limit, reason):
+    x = wave(np.random.default_rng(0), 1250, 125).astype(np.float32)
+    x[100:130] = np.nan
+    measured = quality.measure(x, fs_hz=125)
+    assert measured.gap_s == pytest.approx(0.24)
+    assert measured.reason(SegmentConfig(max_gap_s=limit)) == reason
+
+
+def test_beats_like_their_average_are_told_from_noise():
+    rng = np.random.default_rng(1)
+    t = np.arange(1250) / 125
+    phase = (t * 1.15) % 1
+    beats = np.exp(-0.5 * ((phase - 0.3) / 0.08) ** 2) + 0.4 * np.exp(-0.5 * ((phase - 0.6) / 0.1) ** 2)
+    clean = quality.template_correlation(beats.astype(np.float32), fs_hz=125, channel="PPG")
+    noise = quality.template_correlation(
+        np.cumsum(rng.standard_normal(1250)).astype(np.float32), fs_hz=125, channel="PPG"
+    )
+    assert clean > 0.98
+    assert noise < 0.86
+    measured = quality.measure(beats.astype(np.float32), fs_hz=125, template=True)
+    assert measured.reason(SegmentConfig(min_template=0.86)) is None
+    assert quality.template_correlation(np.ones(1250, np.float32), fs_hz=125, channel="PPG") == 0
+
+
+def test_beats_of_real_recordings_are_judged_as_a_person_would(shared_data):
+    table = pl.read_csv(shared_data / "paired" / "bidmc_01_Signals.csv")
+    columns = {name.strip(): table.get_column(name).to_numpy().astype(np.float32) for name in table.columns}
+    for name, channel, least in (("PLETH", "PPG", 0.86), ("II", "ECG_II", 0.66)):
+        found = [
+            quality.template_correlation(columns[name][at : at + 1250], fs_hz=125, channel=channel)
+            for at in range(0, 50_000, 1250)
+        ]
+        assert np.mean(np.array(found) > least) > 0.9

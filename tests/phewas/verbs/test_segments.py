@@ -85,3 +85,39 @@ def test_the_sketch_follows_the_signal():
     assert len(text[0]) == 4  # high on the right
     assert len(text[1]) == 2
     assert set(sketch(np.full(10, np.nan), columns=4, lines=2)) <= {"\n", "\u2800"}
+
+
+def test_windows_are_exported_as_edf(cut, tmp_path):
+    edfio = pytest.importorskip("edfio")
+    for name in ("w.edf", "w.parquet"):
+        done = run("segments", "export", tmp_path / name, "--run", cut)
+        assert done.exit_code == 0, done.output
+    content = edfio.read_edf(tmp_path / "w.edf")
+    table = pl.read_parquet(tmp_path / "w.parquet")
+    expected = table["signal"].to_numpy().reshape(-1)
+    assert [s.label for s in content.signals] == ["PPG"]
+    assert content.signals[0].sampling_frequency == 125
+    assert np.abs(content.signals[0].data[: len(expected)] - expected).max() < np.abs(expected).max() / 2**14
+    assert [a.text for a in content.annotations][:3] == ["0", "1", "2"]
+
+
+def test_an_encoder_of_two_channels_is_cut_shown_and_exported(cut, tmp_path, monkeypatch):
+    """MC-MED's lead II beside its pulse wave, though the cohort is indexed by the pulse wave."""
+    from dataclasses import replace
+
+    from phewas.encoders import registry
+
+    plain = registry.get
+    two = replace(plain("net1d-small"), name="two", contract=registry.PPG_ECG_125)
+    monkeypatch.setattr(registry, "get", lambda name: two if name == "two" else plain(name))
+    data, folder = cut.parent / "mc-med", tmp_path / "run"
+    done = run("segments", "--cohort", "mcmed", "--data", data, "--out", folder, "--encoder", "two", "--workers", 1)
+    assert done.exit_code == 0, done.output
+    assert "mains" in done.output  # the card does not say which, so that there is no notch
+    assert list((folder / "segments").glob("windows-10-PPG+ECG_II.parquet"))
+    assert run("segments", "show", 0, "--run", folder, "--out", tmp_path / "w.png").output.count("ECG_II, ") == 2
+    assert run("segments", "export", tmp_path / "w.parquet", "--run", folder).exit_code == 0
+    assert {"signal", "signal_ECG_II"} <= set(pl.read_parquet_schema(tmp_path / "w.parquet"))
+    index = pl.read_parquet(folder / "cohort" / "encounters.parquet").select("encounter_id", "index_time")
+    before = pl.read_parquet(cut / "cohort" / "encounters.parquet").select("encounter_id", "index_time")
+    assert index.equals(before)
