@@ -166,18 +166,19 @@ def test_pulse_ppg_under_net_beside_the_optimiser(tmp_path):
     assert (found.nest, set(found.others)) == ("net", {"optimizer", "test_loss", "epoch"})
 
 
-def test_a_training_checkpoint_of_two_encoders_gives_the_one_that_fits(tmp_path):
+@pytest.mark.parametrize(("other", "wanted"), [("ecg_encoder", "ppg_encoder"), ("a", "b"), ("b", "a")])
+def test_a_training_checkpoint_of_two_encoders_gives_the_one_that_fits(tmp_path, other, wanted):
     # Every name of the PPG encoder also occurs in the larger ECG encoder: shapes must decide.
     spec, ppg = published_form("anyppg")
     with torch.device("meta"):
         shapes = {k: v.shape for k, v in registry.get("ecgfounder-1lead").build().state_dict().items()}
-    state = {f"module.ecg_encoder.{k}": torch.zeros(s) for k, s in shapes.items() if "stage_list.6" not in k}
-    state |= {f"module.ppg_encoder.{k}": v for k, v in ppg.items()} | {"module.clip_loss.logit_scale": torch.ones(())}
+    state = {f"module.{other}.{k}": torch.zeros(s) for k, s in shapes.items() if "stage_list.6" not in k}
+    state |= {f"module.{wanted}.{k}": v for k, v in ppg.items()} | {"module.clip_loss.logit_scale": torch.ones(())}
     torch.save({"model_state_dict": state, "global_step": 3}, tmp_path / "w.pth")
     got, fit = loaded(spec, tmp_path / "w.pth")
     assert all(torch.equal(got[k], ppg[k]) for k in ppg)
-    assert fit.prefix == "ppg_encoder."
-    assert set(fit.beside) == {"ecg_encoder", "clip_loss"}
+    assert fit.prefix == f"{wanted}."
+    assert set(fit.beside) == {other, "clip_loss"}
 
 
 @pytest.mark.parametrize("prefix", ["net.module.", "backbone.", "a.b.c.", "model.encoder._orig_mod."])
