@@ -14,7 +14,7 @@ import typer
 
 from phewas import __version__
 from phewas.errors import PhewasError
-from phewas.verbs import cohorts, emulate, maps, segments, vocabularies
+from phewas.verbs import cohorts, emulate, maps, reanalyse, segments, vocabularies
 
 app = typer.Typer(
     name="phewas",
@@ -228,6 +228,7 @@ app.add_typer(vocabularies.app, name="vocabularies")
 app.command("map")(maps.map_table)
 app.command("codes")(vocabularies.codes)
 app.command("emulate")(emulate.emulate)
+app.command("reanalyse")(reanalyse.reanalyse)
 
 
 def _command() -> str:
