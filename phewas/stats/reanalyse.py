@@ -53,6 +53,7 @@ def reanalyse(table: pl.DataFrame, *, per_patient: float, level: float = 0.95, m
                           cure="rename the table's columns")
     if not per_patient >= 1:
         raise SchemaError(f"{per_patient:g} rows per patient", expected="1 or more")
+    # Tables often arrive as text; the three columns leave as numbers.
     values = table.select(pl.col(name).cast(pl.Float64, strict=False).fill_null(float("nan")) for name in NEEDED)
     n_pos, n_neg, auc = (values[name].to_numpy() for name in NEEDED)
     wrong = ~((n_pos >= 0) & (n_neg >= 0) & (auc >= 0) & (auc <= 1) & np.isfinite(n_pos + n_neg))
@@ -71,7 +72,8 @@ def reanalyse(table: pl.DataFrame, *, per_patient: float, level: float = 0.95, m
     q = benjamini_hochberg(np.where(usable, np.power(10.0, -logs), np.nan))
     status = np.where(few_cases, "too_few_cases", np.where(few_controls, "too_few_controls", "approximate"))
     return table.with_columns(
-        values.get_columns(), n_case_units=pl.Series(m), n_control_units=pl.Series(n), auc_se=_null(se), auc_low=_null(low),
+        values.get_columns(), n_case_units=pl.Series(m), n_control_units=pl.Series(n),
+        auc_se=_null(se), auc_low=_null(low),
         auc_high=_null(high), neg_log10_p=_null(logs), q_fdr=_null(q),
         ci_method=pl.Series([METHOD if good else None for good in ~np.isnan(low)], dtype=pl.String),
         status=pl.Series(status.tolist(), dtype=pl.String),
