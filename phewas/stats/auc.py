@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from phewas.stats.placement import Clusters, Components, Placement, columns, components, place
 from phewas.stats.placement import influence as influence
 from phewas.stats.placement import placements as placements
+from phewas.stats.sweep import sweep
 from phewas.stats.tails import LOG10, Floats, logit_bounds, newcombe_bounds, t_quantile, t_two_sided
 
 Text = NDArray[np.str_]
@@ -112,32 +112,20 @@ class Moments:
 
 def moments(scores: NDArray[Any], labels: NDArray[Any], *, clusters: NDArray[Any] | None = None) -> Moments:
     """Return AUC, variance and counts for each column; arguments as for `auc_matrix`."""
-    groups = Clusters.of(clusters, len(scores))
-    size = np.shape(scores)[1] if np.ndim(scores) == 2 else 0
-    numbers = np.full((4, size), np.nan)
-    counts = np.zeros((4, size), dtype=np.int64)
-    ways = np.zeros(size)
-    for j, score, label in columns(scores, labels):
-        placed = place(score, label)
-        spread = _components(placed, groups)
-        numbers[:, j] = placed.auc, spread.variance, spread.df, placed.average_precision
-        counts[:, j] = len(placed.cases), len(placed.controls), spread.n_case_clusters, spread.n_control_clusters
-        ways[j] = _log_ways(spread.n_case_clusters, spread.n_control_clusters, spread.n_clusters)
+    found = sweep(scores, labels, clusters=clusters)
     return Moments(
-        auc=numbers[0], variance=numbers[1], df=numbers[2], average_precision=numbers[3], n_cases=counts[0],
-        n_controls=counts[1], n_case_clusters=counts[2], n_control_clusters=counts[3], log_ways=ways,
+        auc=found.auc, variance=found.variance, df=found.df, average_precision=found.average_precision,
+        n_cases=found.n_cases, n_controls=found.n_controls, n_case_clusters=found.n_case_clusters,
+        n_control_clusters=found.n_control_clusters,
+        log_ways=_log_ways(found.n_case_clusters, found.n_control_clusters, found.n_clusters),
     )
 
 
-def _components(placed: Placement, groups: Clusters) -> Components:
-    """Return the variance of one AUC."""
-    return components(placed.v10 - placed.auc, placed.v01 - placed.auc, placed, groups)
-
-
-def _log_ways(i10: int, i01: int, i_all: int) -> float:
+def _log_ways(i10: Counts, i01: Counts, i_all: Counts) -> Floats:
     """Return log of the binomial coefficient of patients with cases only among patients of one kind only."""
     only10, only01 = i_all - i01, i_all - i10
-    return float(special.gammaln(only10 + only01 + 1) - special.gammaln(only10 + 1) - special.gammaln(only01 + 1))
+    return np.asarray(special.gammaln(only10 + only01 + 1) - special.gammaln(only10 + 1)
+                      - special.gammaln(only01 + 1), dtype=np.float64)
 
 
 def auc_matrix(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phewas.errors import StatisticsError
-from phewas.stats.placement import Clusters, columns, components, place
+from phewas.stats.sweep import sweep
 from phewas.stats.tails import Floats, t_quantile, t_two_sided
 
 PAIRED_T = "paired DeLong t"
@@ -92,16 +92,8 @@ def compare_matrix(
     if np.shape(scores_a) != np.shape(scores_b):
         raise StatisticsError(f"the scores have shapes {np.shape(scores_a)} and {np.shape(scores_b)}",
                               expected="the same rows and phenotypes")
-    groups = Clusters.of(clusters, len(scores_a))
-    values = np.full((4, np.shape(scores_a)[1] if np.ndim(scores_a) == 2 else 0), np.nan)
-    pairs = zip(columns(scores_a, labels), columns(scores_b, labels), strict=True)
-    for (j, score_a, label), (_, score_b, _) in pairs:
-        a, b = place(score_a, label), place(score_b, label)
-        dev10 = (a.v10 - b.v10) - (a.auc - b.auc)
-        dev01 = (a.v01 - b.v01) - (a.auc - b.auc)
-        spread = components(dev10, dev01, a, groups)
-        values[:, j] = a.auc, b.auc, spread.variance, spread.df
-    auc_a, auc_b, variance, df = values
+    swept = sweep(scores_a, labels, other=scores_b, clusters=clusters)
+    auc_a, auc_b, variance, df = swept.auc, swept.other_auc, swept.variance, swept.df
     empty = np.full(len(auc_a), np.nan)
     found = Difference(auc_a, auc_b, auc_a - auc_b, np.sqrt(variance), empty, empty, empty, df, empty, empty,
                        PAIRED_T if clusters is None else PAIRED_CLUSTERED_T, level)

@@ -82,3 +82,45 @@ def benjamini_hochberg(p: Floats, *, family: NDArray[np.bool_] | None = None) ->
         result[rows[order]] = np.minimum(np.minimum.accumulate(steps[::-1])[::-1], 1.0)
         result[np.isnan(p)] = np.nan
     return result
+
+
+def holm(p: Floats, *, family: NDArray[np.bool_] | None = None) -> Floats:
+    """Return Holm's adjusted p-values: the family-wise error rate for any dependence, never worse than Bonferroni.
+
+    Parameters, errors and the role of NaN as for `benjamini_hochberg`.
+
+    References
+    ----------
+    Holm 1979, Scand J Stat 6:65.
+    """
+    p = np.asarray(p, dtype=np.float64)
+    rows = np.flatnonzero(_members(p, family))
+    result = np.full(len(p), np.nan)
+    ranked = np.where(np.isnan(p[rows]), 1.0, p[rows])
+    order = np.argsort(ranked, kind="stable")
+    steps = ranked[order] * np.arange(len(rows), 0, -1)
+    result[rows[order]] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    result[np.isnan(p)] = np.nan
+    return result
+
+
+def benjamini_yekutieli(p: Floats, *, family: NDArray[np.bool_] | None = None) -> Floats:
+    """Return Benjamini-Yekutieli q-values: the false discovery rate for any dependence.
+
+    Parameters, errors and the role of NaN as for `benjamini_hochberg`, whose q are multiplied by 1 + 1/2 + ... + 1/P
+    before the cap at 1 (7.87 for 1,468 phenotypes).
+
+    References
+    ----------
+    Benjamini and Yekutieli 2001, Ann Stat 29:1165.
+    """
+    p = np.asarray(p, dtype=np.float64)
+    rows = np.flatnonzero(_members(p, family))
+    result = np.full(len(p), np.nan)
+    ranked = np.where(np.isnan(p[rows]), 1.0, p[rows])
+    order = np.argsort(ranked, kind="stable")
+    rank = np.arange(1, len(rows) + 1)
+    steps = ranked[order] * (len(rows) * np.sum(1.0 / rank) / rank)
+    result[rows[order]] = np.minimum(np.minimum.accumulate(steps[::-1])[::-1], 1.0)
+    result[np.isnan(p)] = np.nan
+    return result

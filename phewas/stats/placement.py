@@ -222,7 +222,8 @@ def components(dev10: Floats, dev01: Floats, placed: Placement, clusters: Cluste
     sum10: NDArray[Any] = dev10
     sum01: NDArray[Any] = dev01
     if clusters.codes is None:
-        i10, i01, i_all, cross = m, n, m + n, 0.0
+        i10, i01 = len(placed.cases), len(placed.controls)
+        i_all, cross = i10 + i01, 0.0
     else:
         of_cases, of_controls = clusters.codes[placed.cases], clusters.codes[placed.controls]
         has10 = np.bincount(of_cases, minlength=clusters.size) > 0
@@ -233,7 +234,7 @@ def components(dev10: Floats, dev01: Floats, placed: Placement, clusters: Cluste
             sum10 = np.bincount(of_cases, weights=dev10, minlength=clusters.size)
             sum01 = np.bincount(of_controls, weights=dev01, minlength=clusters.size)
             cross = 2.0 * i_all / max(i_all - 1, 1) * _dot(sum10, sum01) / (m * n)
-    if i10 < 2 or i01 < 2:
+    if i10 < 2 or i01 < 2 or not m or not n:
         nan = float("nan")
         return Components(nan, nan, nan, i10, i01, i_all)
     part10 = i10 / (i10 - 1) * _dot(sum10, sum10) / m**2
@@ -259,8 +260,19 @@ def as_scores(scores: Any) -> NDArray[Any]:
     raise StatisticsError(f"scores are {array.dtype}", expected="float16, float32, float64 or integers")
 
 
-def columns(scores: NDArray[Any], labels: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any], NDArray[Any]]]:
+def check_shapes(scores: NDArray[Any], labels: NDArray[Any]) -> None:
+    """Refuse scores and labels that are not two matrices of one shape."""
+    if np.ndim(scores) != 2 or np.shape(scores) != np.shape(labels):
+        raise StatisticsError(f"scores have shape {np.shape(scores)}, labels {np.shape(labels)}",
+                              expected="both [rows, phenotypes]")
+
+
+def columns(
+    scores: NDArray[Any], labels: NDArray[Any], *, number: int = 0
+) -> Iterator[tuple[int, NDArray[Any], NDArray[Any]]]:
     """Yield (column number, score [N], label [N]) contiguously, having checked shapes, labels and NaN.
+
+    `number` is that of the first column.
 
     Raises
     ------
@@ -268,9 +280,7 @@ def columns(scores: NDArray[Any], labels: NDArray[Any]) -> Iterator[tuple[int, N
         Shapes differ, a label is none of 1, 0 and -1, or a score of a case or control is NaN; the column is named by
         its number.
     """
-    if np.ndim(scores) != 2 or np.shape(scores) != np.shape(labels):
-        raise StatisticsError(f"scores have shape {np.shape(scores)}, labels {np.shape(labels)}",
-                              expected="both [rows, phenotypes]")
+    check_shapes(scores, labels)
     for start in range(0, scores.shape[1], BLOCK_COLUMNS):
         stop = start + BLOCK_COLUMNS
         block: NDArray[Any] = as_scores(np.ascontiguousarray(scores[:, start:stop].T))
@@ -278,12 +288,12 @@ def columns(scores: NDArray[Any], labels: NDArray[Any]) -> Iterator[tuple[int, N
         for j in range(len(block)):
             score, label = block[j], marks[j]
             if len(label) and (label.min() < -1 or label.max() > 1):
-                raise StatisticsError(f"column {start + j} has labels other than 1, 0 and -1",
+                raise StatisticsError(f"column {number + start + j} has labels other than 1, 0 and -1",
                                       expected="1 case, 0 control, -1 excluded")
             missing = np.isnan(score)
             if missing.any() and (label[missing] >= 0).any():
                 count = int((label[missing] >= 0).sum())
-                raise StatisticsError(f"column {start + j} has no score (NaN) for {count} cases or controls",
+                raise StatisticsError(f"column {number + start + j} has no score (NaN) for {count} cases or controls",
                                       expected="a number for every row that is not excluded",
                                       cure="label such rows -1, or predict them")
-            yield start + j, score, label
+            yield number + start + j, score, label

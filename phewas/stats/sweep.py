@@ -1,0 +1,221 @@
+"""One pass over a matrix of scores and labels, compiled where numba is there, by NumPy where it is not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phewas.stats.placement import (
+    ZERO_VARIANCE,
+    Clusters,
+    as_scores,
+    check_shapes,
+    columns,
+    components,
+    place,
+)
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+COMPILED = find_spec("numba") is not None
+"""Whether there is a compiler."""
+
+CHUNK = 64
+"""Columns a thread takes at a time."""
+
+
+WORTHWHILE = 1_000_000
+"""Scores from which on compiled code is loaded (once a process; compiled once an installation, for some seconds)."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What one pass yields for P columns; fields are arrays [P], undefined values NaN.
+
+    Attributes
+    ----------
+    auc, average_precision
+        Of the first score.
+    other_auc
+        Of the second score; NaN without one.
+    variance, df
+        Of the AUC, or of the difference where there is a second score; see `phewas.stats.placement.components`.
+    n_cases, n_controls
+        int64, rows.
+    n_case_clusters, n_control_clusters, n_clusters
+        int64, clusters with cases, with controls, with either.
+    shares
+        float32 [P, clusters], each cluster's share in the AUC's deviation from its mean, or None unless asked for.
+    """
+
+    auc: Floats
+    average_precision: Floats
+    other_auc: Floats
+    variance: Floats
+    df: Floats
+    n_cases: Counts
+    n_controls: Counts
+    n_case_clusters: Counts
+    n_control_clusters: Counts
+    n_clusters: Counts
+    shares: NDArray[np.float32] | None = None
+
+
+def sweep(
+    scores: NDArray[Any],
+    labels: NDArray[Any],
+    *,
+    other: NDArray[Any] | None = None,
+    clusters: NDArray[Any] | None = None,
+    shares: bool = False,
+    compiled: bool | None = None,
+    threads: int | None = None,
+) -> Sweep:
+    """Compute AUC, average precision and variance of every column.
+
+    Parameters
+    ----------
+    scores, other
+        float [N, P], in any memory order or a memory map; NaN only where excluded. With `other` the variance is that
+        of the paired difference.
+    labels
+        int8 [N, P]: 1 case, 0 control, -1 excluded.
+    clusters
+        Patient of each row [N]; None for independent rows.
+    shares
+        Also return the clusters' shares (rows' where independent): float32 [P, clusters], 4 bytes each.
+    compiled
+        False takes the NumPy path, which gives the same numbers to about 1e-15; None takes it for small matrices,
+        which are done before compiled code is loaded, and where numba is missing.
+    threads
+        Default: the processors this process may use, or OMP_NUM_THREADS if fewer.
+
+    Raises
+    ------
+    StatisticsError
+        Shapes differ, labels are others than 1, 0, -1, or a score is NaN where the row is not excluded; the column is
+        named.
+    """
+    pairs = [scores] if other is None else [scores, other]
+    for one in pairs:
+        check_shapes(one, labels)
+    groups = Clusters.of(clusters, len(scores))
+    if shares and groups.codes is None:
+        groups = Clusters(np.arange(len(scores)), len(scores))
+    size = np.shape(scores)[1]
+    numbers = np.full((6, size), np.nan)
+    found = np.zeros((5, size), dtype=np.int64)
+    pieces = np.zeros((size, groups.size) if shares else (0, 0), dtype=np.float32)
+    if compiled is None:
+        compiled = COMPILED and len(scores) * size >= WORTHWHILE
+    if compiled and size and len(scores):
+        _compiled(pairs, labels, groups, numbers, found, pieces, threads=threads)
+        return _finish(numbers, found, pieces if shares else None, clustered=groups.codes is not None)
+    return _plain(pairs, labels, groups, numbers, found, pieces if shares else None)
+
+
+def n_threads() -> int:
+    """Return how many threads a pass takes: the usable processors, or OMP_NUM_THREADS where that is fewer."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(usable, int(asked)) if asked.isdigit() and int(asked) else usable
+
+
+def over_columns(size: int, work: Callable[[int, int], None], *, step: int, threads: int | None) -> None:
+    """Call ``work(start, stop)`` for slices of `step` columns on some threads; the first failure is raised."""
+    parts = [(start, min(start + step, size)) for start in range(0, size, step)]
+    workers = min(threads or n_threads(), len(parts))
+    if workers < 2:
+        for start, stop in parts:
+            work(start, stop)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        for done in [pool.submit(work, start, stop) for start, stop in parts]:
+            done.result()
+
+
+def _compiled(
+    pairs: list[NDArray[Any]], labels: NDArray[Any], groups: Clusters, numbers: Floats, found: Counts,
+    pieces: NDArray[np.float32], *, threads: int | None,
+) -> None:
+    """Fill numbers and counts by the compiled kernel."""
+    from phewas.stats import kernel
+
+    codes = np.empty(0, dtype=np.int32) if groups.codes is None else groups.codes.astype(np.int32)
+    n_clusters = 0 if groups.codes is None else groups.size
+    dtype = np.result_type(*[as_scores(np.asarray(one[:1, :1])) for one in pairs])
+    run = kernel.runner(dtype.name)
+
+    def work(start: int, stop: int) -> None:
+        # Both of one type, the wider, which holds every float of the other exactly.
+        chosen = [as_scores(np.asarray(one[:, start:stop])).astype(dtype, copy=False) for one in pairs]
+        marks = np.asarray(labels[:, start:stop])
+        if marks.dtype != np.int8:
+            with np.errstate(invalid="ignore"):
+                strange = (marks != 1) & (marks != 0) & (marks != -1)
+                marks = np.where(strange, 2, marks).astype(np.int8)
+        second = chosen[1] if len(chosen) > 1 else np.empty((0, stop - start), dtype=chosen[0].dtype)
+        bad = run(
+            chosen[0], marks, second, codes, n_clusters, kernel.line_width(chosen[0]),
+            numbers[:, start:stop], found[:, start:stop], pieces[start:stop])
+        if bad >= 0:
+            # The plain reader finds the same fault and has the words for it.
+            for one in pairs:
+                for _ in columns(one[:, start + bad : start + bad + 1], labels[:, start + bad : start + bad + 1],
+                                 number=start + bad):
+                    pass
+
+    over_columns(labels.shape[1], work, step=CHUNK, threads=threads)
+
+
+def _finish(
+    numbers: Floats, found: Counts, shares: NDArray[np.float32] | None, *, clustered: bool
+) -> Sweep:
+    """Turn sums over clusters into variance and degrees of freedom."""
+    m, n, i10, i01, i_all = found.astype(np.float64)
+    area, precision, square10, square01, cross, second = numbers
+    with np.errstate(divide="ignore", invalid="ignore"):
+        part10 = i10 / (i10 - 1) * square10 / m**2
+        part01 = i01 / (i01 - 1) * square01 / n**2
+        mixed = 2.0 * i_all / np.maximum(i_all - 1, 1) * cross / (m * n) if clustered else 0.0
+        variance = np.maximum(part10 + part01 + mixed, 0.0)
+        variance = np.where(variance > ZERO_VARIANCE, variance, np.where(np.isnan(variance), np.nan, 0.0))
+        df = (part10 + part01) ** 2 / (part10**2 / (i10 - 1) + part01**2 / (i01 - 1))
+        df = np.where(part10 + part01 > 0, df, np.nan)
+    few = (i10 < 2) | (i01 < 2)
+    return Sweep(area, precision, second, np.where(few, np.nan, variance), np.where(few, np.nan, df), found[0],
+                 found[1], found[2], found[3], found[4], shares)
+
+
+def _plain(
+    pairs: list[NDArray[Any]], labels: NDArray[Any], groups: Clusters, numbers: Floats, found: Counts,
+    pieces: NDArray[np.float32] | None,
+) -> Sweep:
+    """Compute the same by NumPy, column by column."""
+    variance, df = np.full((2, labels.shape[1]), np.nan)
+    for parts in zip(*[columns(one, labels) for one in pairs], strict=True):
+        j, score, label = parts[0]
+        a = place(score, label)
+        dev10, dev01 = a.v10 - a.auc, a.v01 - a.auc
+        if len(parts) > 1:
+            b = place(parts[1][1], label)
+            dev10, dev01 = (a.v10 - b.v10) - (a.auc - b.auc), (a.v01 - b.v01) - (a.auc - b.auc)
+            numbers[5, j] = b.auc
+        spread = components(dev10, dev01, a, groups)
+        numbers[0, j], numbers[1, j], variance[j], df[j] = a.auc, a.average_precision, spread.variance, spread.df
+        found[:, j] = (len(a.cases), len(a.controls), spread.n_case_clusters, spread.n_control_clusters,
+                       spread.n_clusters)
+        if pieces is not None and groups.codes is not None and len(dev10) and len(dev01):
+            row = np.bincount(groups.codes[a.cases], weights=dev10, minlength=groups.size) / len(dev10)
+            row += np.bincount(groups.codes[a.controls], weights=dev01, minlength=groups.size) / len(dev01)
+            pieces[j] = row
+    return Sweep(numbers[0], numbers[1], numbers[5], variance, df, found[0], found[1], found[2], found[3],
+                 found[4], pieces)
