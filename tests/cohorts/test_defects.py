@@ -25,7 +25,7 @@ from phewas.cohorts import get
 from phewas.cohorts.heldout import assign
 from phewas.config import SegmentConfig
 from phewas.encoders.registry import PPG_125
-from phewas.errors import EncoderError, SignalError
+from phewas.errors import DiskFullError, EncoderError, SignalError
 from phewas.pipeline import READS, STEPS, WRITES
 from phewas.schema import Encounters, PredictionRows, Recordings, Rejects, Splits, Windows
 from phewas.segments import quality
@@ -336,7 +336,7 @@ def test_17_a_full_disk_stops_the_run_and_leaves_no_half_store(tree: Tree, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(DiskFullError, match="no space is left"):
             tree.cut()
     assert not list(tree.run.glob("segments/*/index.parquet"))
     assert tree.cut().index.height == 2

@@ -34,7 +34,7 @@ from phewas.cohorts.emulator.signal import LATENTS, Heart, traits_of
 from phewas.cohorts.emulator.text import append
 from phewas.cohorts.emulator.traces import RATES_HZ, plan_visit, write_block
 from phewas.cohorts.emulator.visits import visit_rows
-from phewas.errors import CohortError, ConfigError
+from phewas.errors import CohortError, ConfigError, DiskFullError
 from phewas.mappings.icd import undotted_one
 
 Build = Callable[..., dict[str, pl.DataFrame]]
@@ -623,7 +623,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setitem(__import__("phewas.cohorts.emulator.mcmed", fromlist=["x"]).TABLES, "rads", broken)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DiskFullError, match="no space"):
         emulate_mcmed(tmp_path / "x", options=options("tiny", patients=2))
     assert list(tmp_path.iterdir()) == []
 

@@ -387,7 +387,7 @@ def test_many_blocks_are_one_matrix(labelled, monkeypatch):
     for name in ("labels.npy", "phenotypes.parquet", "label_rows.parquet", "label_columns.parquet", "unmapped.parquet"):
         assert (whole.run / "phenotypes" / name).read_bytes() == (blocks.run / "phenotypes" / name).read_bytes()
     assert whole.summary == blocks.summary
-    assert len(list((whole.run / "phenotypes").iterdir())) == 6, "temporary files are left"
+    assert len(list((whole.run / "phenotypes").iterdir())) == 7, "temporary files are left"
 
 
 def test_mistakes_are_told(labelled):

@@ -12,7 +12,7 @@ from phewas.encoders import pulse_features as pf
 from phewas.encoders import registry
 from phewas.encoders.pulse_features_beats import find_beats, find_peaks, median_by_row, moving_mean
 from phewas.encoders.registry import PPG_125
-from phewas.errors import ConfigError, EncoderError
+from phewas.errors import EncoderError
 from phewas.learning import probe
 from phewas.learning.predict import score
 from phewas.plan import plan
@@ -316,7 +316,7 @@ def asked(**options):
 
 
 def test_it_is_frozen_and_the_default_of_a_probe():
-    with pytest.raises(ConfigError, match="cannot be fine-tuned: its features are computed by formula"):
+    with pytest.raises(EncoderError, match="cannot be fine-tuned: its features are computed by formula"):
         asked(encoder="pulse-features", fit="finetune")
     assert asked(encoder="pulse-features").fit == "probe"
     assert asked(fit="probe").spec.name == "pulse-features"
