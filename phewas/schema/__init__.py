@@ -7,7 +7,21 @@ says where the table lies below the run directory; `Table.check` is called at ev
 from phewas.schema.cohort import REASONS, SPLITS, Diagnoses, Encounters, Flow, Patients, Recordings, Rejects, Splits
 from phewas.schema.phenotypes import LABELS_PATH, Definitions, LabelColumns, LabelRows, Phenotypes, Unmapped
 from phewas.schema.predictions import LOGITS_PATH, PermutationNull, PredictionColumns, PredictionRows, Windows
-from phewas.schema.results import ChapterResults, Overview, PhenotypeResults, Shift, Table1
+from phewas.schema.results import (
+    Calibration,
+    CalibrationBins,
+    ChapterResults,
+    CrossAuc,
+    Curves,
+    Multiplicity,
+    OperatingPoints,
+    Overview,
+    PhenotypeResults,
+    Shift,
+    Specificity,
+    Subgroups,
+    Table1,
+)
 from phewas.schema.tables import DATETIME, Chain, Column, Table
 
 __all__ = [
@@ -16,15 +30,21 @@ __all__ = [
     "LOGITS_PATH",
     "REASONS",
     "SPLITS",
+    "Calibration",
+    "CalibrationBins",
     "Chain",
     "ChapterResults",
     "Column",
+    "CrossAuc",
+    "Curves",
     "Definitions",
     "Diagnoses",
     "Encounters",
     "Flow",
     "LabelColumns",
     "LabelRows",
+    "Multiplicity",
+    "OperatingPoints",
     "Overview",
     "Patients",
     "PermutationNull",
@@ -35,7 +55,9 @@ __all__ = [
     "Recordings",
     "Rejects",
     "Shift",
+    "Specificity",
     "Splits",
+    "Subgroups",
     "Table",
     "Table1",
     "Unmapped",
