@@ -102,6 +102,10 @@ class SegmentConfig(Part):
         None, gt=0, lt=1, description="least mean correlation of the beats with their average (Orphanidou 2015: 0.86 "
         "for PPG, 0.66 for ECG); default: no such rule, as in the study"
     )  # fmt: skip
+    channels: dict[str, str] = Field(
+        default_factory=dict, description="recorded channel to take for one that the encoder asks for, such as "
+        "ECG_I = \"ECG_II\" where only lead II was recorded"
+    )  # fmt: skip
     mains_hz: Literal[50, 60] | None = Field(
         None, description="mains frequency of the site, for ECG encoders with a notch; default: the cohort's card"
     )

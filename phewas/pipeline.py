@@ -328,6 +328,8 @@ def _report_meta(made: Plan) -> ReportMeta:
         )
         named = " The published weights were not used." if spec.pretrained else ""
         warnings.append(f"The encoder {spec.name} started from random weights and was {how}.{named}")
+    for wanted, recorded in made.config.segments.channels.items():
+        warnings.append(f"{recorded} was given to the encoder {spec.name} in the place of {wanted}.")
     return ReportMeta(
         cohort=card.name,
         cohort_title=card.title,

@@ -195,7 +195,8 @@ def plan(
     source = _described(source, root)
     weights = _weights(config, spec)
     _complain_about_missing(config, source, spec, root, weights if weights_needed else weights or "random")
-    mains_hz = config.segments.mains_hz or getattr(source.card, "mains_hz", None)
+    spec = _with_channels(spec, config)
+    mains_hz = config.segments.mains_hz or source.card.mains_hz
     if spec.contract.notch is not None and spec.contract.notch.hz == "site" and mains_hz is None:
         say(f"{spec.name} wants a notch at the mains frequency, and it is not known here: none is applied "
             "([segments] mains_hz = 50 or 60 in a --config file).")  # fmt: skip
@@ -223,6 +224,28 @@ def _weights(config: RunConfig, spec: EncoderSpec) -> str | None:
     if given is not None:
         raise WeightsError(f"{spec.name} holds its own weights, and --weights {given} was given", cure="leave it out")
     return str(spec.bundle)
+
+
+def _with_channels(spec: EncoderSpec, config: RunConfig) -> EncoderSpec:
+    """Return the encoder's record with the recorded channels that are to stand for some of its own.
+
+    Raises
+    ------
+    ConfigError
+        The encoder has no such channel, or one recording would stand for two channels.
+    """
+    swaps, own = config.segments.channels, spec.contract.channels
+    for wanted in swaps:
+        if wanted not in own:
+            raise ConfigError(f"{spec.name} has no channel {wanted!r} for another to stand for",
+                              expected=" or ".join(own), cure="[segments] channels = {OF_THE_ENCODER = \"RECORDED\"}")  # fmt: skip
+    channels = tuple(swaps.get(c, c) for c in own)
+    if len(set(channels)) < len(channels):
+        raise ConfigError("one recorded channel would stand for two of the encoder's",
+                          expected="a channel of its own for each")  # fmt: skip
+    for wanted, recorded in swaps.items():
+        say(f"{recorded} stands for {wanted}, as asked for: {spec.name} was made for {wanted}.")
+    return replace(spec, contract=replace(spec.contract, channels=channels)) if swaps else spec
 
 
 def _for_a_folder(name: str) -> str:
