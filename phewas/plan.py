@@ -237,8 +237,11 @@ def _with_channels(spec: EncoderSpec, config: RunConfig) -> EncoderSpec:
     swaps, own = config.segments.channels, spec.contract.channels
     for wanted in swaps:
         if wanted not in own:
-            raise ConfigError(f"{spec.name} has no channel {wanted!r} for another to stand for",
-                              expected=" or ".join(own), cure="[segments] channels = {OF_THE_ENCODER = \"RECORDED\"}")  # fmt: skip
+            raise ConfigError(
+                f"{spec.name} has no channel {wanted!r} for another to stand for",
+                expected=" or ".join(own),
+                cure='[segments] channels = {OF_THE_ENCODER = "RECORDED"}',
+            )
     channels = tuple(swaps.get(c, c) for c in own)
     if len(set(channels)) < len(channels):
         raise ConfigError("one recorded channel would stand for two of the encoder's",
