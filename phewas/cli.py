@@ -15,10 +15,11 @@ import typer
 from phewas import __version__
 from phewas.errors import PhewasError, disk_full
 from phewas.verbs import cohorts, embed, emulate, encoders, maps, reanalyse, segments, vocabularies
-from phewas.verbs.running import Engine, stoppable, tell_left_out
+from phewas.verbs.running import Engine, Verbs, stoppable, tell_left_out
 
 app = typer.Typer(
     name="phewas",
+    cls=Verbs,
     help="Which diseases can this biosignal encoder see? Phenome-wide AUCs with honest intervals.",
     no_args_is_help=True,
     add_completion=True,
