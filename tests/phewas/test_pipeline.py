@@ -69,6 +69,13 @@ def undisturbed(tree, settings, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def undisturbed_s(undisturbed) -> float:
+    """Return how long the steps of the undisturbed run took, in seconds."""
+    steps = json.loads((undisturbed / "run.json").read_text())["steps"]
+    return sum(step["seconds"] for step in steps.values())
+
+
 def content(run: Path) -> dict[str, bytes]:
     """Return every table and figure of a run; the page names the command, which holds the run folder's own name."""
     parts = ("cohort", "phenotypes", "segments", "model", "predictions", "results", "report")
@@ -134,16 +141,18 @@ def test_the_number_of_workers_changes_nothing(tree, settings, undisturbed, tmp_
     assert {n: b for n, b in whole.items() if n.split("/")[0] in ("cohort", "phenotypes", "segments")} == one
 
 
-def test_killed_at_any_moment_it_ends_as_if_undisturbed(tree, settings, undisturbed, tmp_path):
+def test_killed_at_any_moment_it_ends_as_if_undisturbed(tree, settings, undisturbed, undisturbed_s, tmp_path):
     """Kill the process without warning again and again, a little later each time, and compare every byte."""
     out = tmp_path / "run"
     words = [sys.executable, "-m", "phewas", *map(str, command(tree, settings, out))]
+    # Each attempt gets a quarter of what an undisturbed run takes here, so that it is cut off somewhere in the middle.
+    limits_s = [(0.15 + 0.04 * k) * undisturbed_s for k in range(5)]
     kills = 0
-    for attempt in range(60):
+    for limit_s in [*limits_s, None]:
         with (tmp_path / "log").open("w") as log:
             process = subprocess.Popen(words, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
             try:
-                process.wait(timeout=1.5 + 0.5 * (attempt % 7) + 0.2 * attempt)
+                process.wait(timeout=limit_s)
                 break
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
