@@ -67,9 +67,12 @@ def test_a_window_is_shown(cut, tmp_path):
     assert isinstance(run("segments", "show", 0, "--run", tmp_path).exception, RunError)
 
 
-def test_windows_are_exported_without_patients(cut, tmp_path):
+def test_windows_are_exported_without_patients(cut, tmp_path, monkeypatch):
+    monkeypatch.setattr("phewas.segments.export.BLOCK_ROWS", 7)  # many blocks, the last one shorter
     for name in ("w.npz", "w.parquet"):
         assert run("segments", "export", tmp_path / name, "--run", cut).exit_code == 0
+    index = pl.read_parquet(next((cut / "segments").glob("*/index.parquet")))
+    assert pl.read_parquet(tmp_path / "w.parquet").drop("signal").equals(index.drop("patient_id"))
     table = pl.read_parquet(tmp_path / "w.parquet")
     arrays = np.load(tmp_path / "w.npz", allow_pickle=False)
     assert "patient_id" not in table.columns
