@@ -137,6 +137,13 @@ class EvaluateConfig(Part):
     min_train_case_patients: int = Field(10, ge=1, description="case patients a phenotype needs in training")
     few_cases: int = Field(100, ge=20, description="fewer case patients than this are flagged")
     level: float = Field(0.95, gt=0.5, lt=1, description="confidence level")
+    draws: int = Field(1000, ge=200, description="bootstrap draws for counts, means and max-T")
+    anchors: int = Field(4, ge=1, le=20, description="other phenotypes' scores that each AUC is held against")
+    subgroups: list[str] = Field(
+        ["sex", "age", "race", "ethnicity", "visit_type"],
+        description="variables within whose groups AUCs are given; also src_ columns of the encounters",
+    )
+    age_bands: list[float] = Field([40, 60, 75], description="years at which age groups begin")
 
 
 class ReportConfig(Part):

@@ -15,14 +15,20 @@ from phewas.rundir import atomic, write_parquet
 from phewas.schema import PhenotypeResults
 
 COUNTS = ("n_patients", "n_cases", "n_controls", "n_excluded", "n_case_patients", "n_control_patients")
-P_VALUES = ("p_value", "q_fdr", "p_bonferroni", "delta_p", "delta_q")
+P_VALUES = (
+    "p_value", "q_fdr", "p_bonferroni", "p_holm", "q_by", "q_maxt", "delta_p", "delta_q", "delta_q_maxt",
+)  # fmt: skip
 ESTIMATES = (
-    "prevalence", "auc", "auc_se", "auc_low", "auc_high", "neg_log10_p", "df", "average_precision", "ap_lift",
+    "prevalence", "prevalence_low", "prevalence_high", "auc", "auc_se", "auc_low", "auc_high", "auc_low_joint",
+    "auc_high_joint", "neg_log10_p", "df", "average_precision", "ap_low", "ap_high", "ap_lift", "ap_lift_low",
+    "ap_lift_high", "brier", "brier_skill",
     "baseline_auc", "baseline_low", "baseline_high", "delta_auc", "delta_se", "delta_low", "delta_high",
     "min_detectable_auc",
 )
 # From these the counts of the row can be worked out again (AP / lift is the prevalence, df follows the patients).
-COUNT_BEARING = ("prevalence", "ap_lift", "df")
+COUNT_BEARING = (
+    "prevalence", "prevalence_low", "prevalence_high", "ap_lift", "ap_lift_low", "ap_lift_high", "brier_skill", "df",
+)  # fmt: skip
 METHODS = ("ci_method", "p_test")
 ROUNDED = "counts_rounded"
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")

@@ -17,7 +17,7 @@ from scipy import special, stats
 
 from phewas.stats.placement import influence as influence
 from phewas.stats.placement import placements as placements
-from phewas.stats.sweep import sweep
+from phewas.stats.sweep import Sweep, sweep
 from phewas.stats.tails import LOG10, Floats, logit_bounds, newcombe_bounds, t_quantile, t_two_sided
 
 Text = NDArray[np.str_]
@@ -112,7 +112,10 @@ class Moments:
 
 def moments(scores: NDArray[Any], labels: NDArray[Any], *, clusters: NDArray[Any] | None = None) -> Moments:
     """Return AUC, variance and counts for each column; arguments as for `auc_matrix`."""
-    found = sweep(scores, labels, clusters=clusters)
+    return _moments(sweep(scores, labels, clusters=clusters))
+
+
+def _moments(found: Sweep) -> Moments:
     return Moments(
         auc=found.auc, variance=found.variance, df=found.df, average_precision=found.average_precision,
         n_cases=found.n_cases, n_controls=found.n_controls, n_case_clusters=found.n_case_clusters,
@@ -174,6 +177,18 @@ def auc_matrix(
     0.75
     """
     return _infer(moments(scores, labels, clusters=clusters), clustered=clusters is not None, level=level)
+
+
+def auc_shares(
+    scores: NDArray[Any], labels: NDArray[Any], *, clusters: NDArray[Any], level: float = 0.95
+) -> tuple[Auc, NDArray[np.float32]]:
+    """Compute `auc_matrix` and each patient's share in each AUC's deviation, float32 [P, patients], 4 bytes each.
+
+    Patients are those of `clusters`, sorted.
+    """
+    found = sweep(scores, labels, clusters=clusters, shares=True)
+    assert found.shares is not None
+    return _infer(_moments(found), clustered=True, level=level), found.shares
 
 
 def auc(

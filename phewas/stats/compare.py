@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phewas.errors import StatisticsError
-from phewas.stats.sweep import sweep
+from phewas.stats.sweep import Sweep, sweep
 from phewas.stats.tails import Floats, t_quantile, t_two_sided
 
 PAIRED_T = "paired DeLong t"
@@ -92,11 +92,28 @@ def compare_matrix(
     if np.shape(scores_a) != np.shape(scores_b):
         raise StatisticsError(f"the scores have shapes {np.shape(scores_a)} and {np.shape(scores_b)}",
                               expected="the same rows and phenotypes")
-    swept = sweep(scores_a, labels, other=scores_b, clusters=clusters)
+    return _difference(sweep(scores_a, labels, other=scores_b, clusters=clusters), clustered=clusters is not None,
+                       level=level)
+
+
+def compare_shares(
+    scores_a: NDArray[Any], scores_b: NDArray[Any], labels: NDArray[Any], *, clusters: NDArray[Any], level: float = 0.95
+) -> tuple[Difference, NDArray[np.float32]]:
+    """Compute `compare_matrix` and each patient's share in each difference's deviation, float32 [P, patients]."""
+    if np.shape(scores_a) != np.shape(scores_b):
+        raise StatisticsError(f"the scores have shapes {np.shape(scores_a)} and {np.shape(scores_b)}",
+                              expected="the same rows and phenotypes")
+    swept = sweep(scores_a, labels, other=scores_b, clusters=clusters, shares=True)
+    assert swept.shares is not None
+    return _difference(swept, clustered=True, level=level), swept.shares
+
+
+def _difference(swept: Sweep, *, clustered: bool, level: float) -> Difference:
+    """Turn moments of a paired pass into bounds and tests."""
     auc_a, auc_b, variance, df = swept.auc, swept.other_auc, swept.variance, swept.df
     empty = np.full(len(auc_a), np.nan)
     found = Difference(auc_a, auc_b, auc_a - auc_b, np.sqrt(variance), empty, empty, empty, df, empty, empty,
-                       PAIRED_T if clusters is None else PAIRED_CLUSTERED_T, level)
+                       PAIRED_CLUSTERED_T if clustered else PAIRED_T, level)
     return inflate_difference(found, np.ones(len(auc_a)))
 
 

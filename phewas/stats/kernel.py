@@ -30,7 +30,7 @@ CASES, CONTROLS, CASE_CLUSTERS, CONTROL_CLUSTERS, ALL_CLUSTERS = range(5)
 """Rows of the counts of a run."""
 
 
-def _compiled(function: Any) -> Any:
+def compiled(function: Any) -> Any:
     """Compile, keeping the machine code on disk where a folder for it can be written."""
     try:
         return njit(cache=True, nogil=True)(function)
@@ -38,7 +38,7 @@ def _compiled(function: Any) -> Any:
         return njit(nogil=True)(function)
 
 
-@_compiled
+@compiled
 def _split(  # type: ignore[no-untyped-def]
     scores, labels, first, width, values, rows, found
 ):
@@ -76,7 +76,7 @@ def _split(  # type: ignore[no-untyped-def]
     return bad
 
 
-@_compiled
+@compiled
 def _sorted(positive, m, scratch, heads, n_steps, low, scale):  # type: ignore[no-untyped-def]
     """Sort the cases into `scratch`: shared out over the steps of the table, then mended by insertion."""
     for b in range(n_steps + 1):
@@ -103,7 +103,7 @@ def _sorted(positive, m, scratch, heads, n_steps, low, scale):  # type: ignore[n
         scratch[k] = x
 
 
-@_compiled
+@compiled
 def _step(x, low, scale, n_steps):  # type: ignore[no-untyped-def]
     """Return the step of a score; it never falls as the score grows."""
     t = (np.float64(x) - low) * scale
@@ -114,7 +114,7 @@ def _step(x, low, scale, n_steps):  # type: ignore[no-untyped-def]
     return np.int64(t)
 
 
-@_compiled
+@compiled
 def _place(values, start, stop, distinct, heads, steps, low, scale, n_steps, crowd):  # type: ignore[no-untyped-def]
     """Turn ``steps[start:stop]`` into the number of distinct values that lie below each value, doubled, plus the tie.
 
@@ -145,7 +145,7 @@ def _place(values, start, stop, distinct, heads, steps, low, scale, n_steps, cro
         steps[i] = 2 * k + (distinct[k] == x)
 
 
-@_compiled
+@compiled
 def _column(  # type: ignore[no-untyped-def]
     values, m, n, scratch, heads, weight, counts, v10, v01, places, with_cases, numbers, j
 ):
@@ -237,7 +237,7 @@ def _column(  # type: ignore[no-untyped-def]
     return d
 
 
-@_compiled
+@compiled
 def _clustered(sums, seen, m, n, numbers, found, shares, j):  # type: ignore[no-untyped-def]
     """Turn the sums of the patients [2 C] into squares and counts, and clear them for the next column."""
     square10, square01, cross = 0.0, 0.0, 0.0

@@ -81,17 +81,44 @@ def max_t(
     if shares.ndim != 2 or len(shares) != len(t) or inside.shape != t.shape:
         raise StatisticsError(f"shares have shape {shares.shape}, statistics {t.shape}, the family {inside.shape}",
                               expected="[phenotypes, patients] and twice [phenotypes]")
-    spread = np.sqrt(np.einsum("pc,pc->p", shares, shares, dtype=np.float64))
+    spread = spread_of(shares)
     used = np.flatnonzero(inside & (spread > 0) & ~np.isnan(t))
     result = np.full(len(t), np.nan)
     if not len(used):
         return MaxT(result, float("nan"))
-    drawn: NDArray[Any] = np.zeros((n_draws, len(used)), dtype=np.float32)
+    drawn = draw((shares[used] / spread[used, None]).astype(np.float32), n_draws=n_draws, seed=seed)
+    found = judge(drawn, t[used], level=level)
+    result[used] = found.p
+    return MaxT(result, found.quantile)
+
+
+def spread_of(shares: NDArray[np.float32]) -> Floats:
+    """Return the standard deviation of each row's draws given the data, float64 [P], without small-sample factors."""
+    return np.asarray(np.sqrt(np.einsum("pc,pc->p", shares, shares, dtype=np.float64)))
+
+
+def draw(shares: NDArray[np.float32], *, n_draws: int, seed: int) -> NDArray[np.float32]:
+    """Return deviations under random patient weights, float32 [n_draws, P], from shares [P, patients].
+
+    The weights depend on `seed` and the number of patients alone, so that phenotypes drawn in several calls vary
+    together as they would in one.
+    """
+    drawn: NDArray[Any] = np.zeros((n_draws, len(shares)), dtype=np.float32)
     weights = generator("max-t", seed)
-    scaled = (shares[used] / spread[used, None]).astype(np.float32)
     for start in range(0, shares.shape[1], PATIENTS_AT_ONCE):
-        part = scaled[:, start : start + PATIENTS_AT_ONCE]
+        part = shares[:, start : start + PATIENTS_AT_ONCE]
         drawn += weights.standard_normal((n_draws, part.shape[1]), dtype=np.float32) @ part.T
+    return drawn
+
+
+def judge(drawn: NDArray[Any], statistic: Floats, *, level: float = 0.95) -> MaxT:
+    """Adjust statistics [P] by the maxima of draws [n_draws, members], each of unit standard deviation.
+
+    Statistics beside the members' (one whose own draws have no variance) are held against the same maxima.
+    """
+    if not drawn.size:
+        return MaxT(np.full(len(statistic), np.nan), float("nan"))
+    n_draws = len(drawn)
     highest = np.sort(np.abs(drawn).max(axis=1).astype(np.float64))
-    result[used] = (1 + n_draws - np.searchsorted(highest, t[used], side="left")) / (n_draws + 1)
-    return MaxT(result, float(np.quantile(highest, level)))
+    p = (1 + n_draws - np.searchsorted(highest, np.abs(statistic), side="left")) / (n_draws + 1)
+    return MaxT(np.where(np.isnan(statistic), np.nan, p), float(np.quantile(highest, level)))

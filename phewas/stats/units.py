@@ -38,6 +38,10 @@ class Units:
         Column of each phenotype in `logits` and in `labels`.
     prediction_rows, label_rows
         intp [U], rows of the units, sorted by patient and encounter.
+    encounters
+        Encounter of each unit.
+    tuning_prediction_rows, tuning_label_rows
+        intp, rows of the predicted tuning encounters; they are not scored.
     patients
         intp [N], patient of each label row, coded in the order of the patient ids.
     age, sex
@@ -60,6 +64,9 @@ class Units:
     label_of: dict[str, int]
     prediction_rows: Rows
     label_rows: Rows
+    encounters: pl.Series
+    tuning_prediction_rows: Rows
+    tuning_label_rows: Rows
     patients: Rows
     age: NDArray[np.float64]
     sex: NDArray[Any]
@@ -147,6 +154,8 @@ def read_units(run: Path, *, unit: Literal["encounter", "patient"]) -> Units:
     if wrong:
         raise SchemaError(f"{wrong} predicted encounters name another patient than the labels do",
                           expected="one patient an encounter")
+    tuned = rows.filter(pl.col("split") == "tuning").sort("patient_id", "encounter_id").join(
+        people.select("encounter_id", "label_row"), on="encounter_id", how="inner", maintain_order="left")
     n_all = len(scored)
     if unit == "patient":
         scored = scored.sort("patient_id", "index_time", "encounter_id", nulls_last=True)
@@ -162,6 +171,9 @@ def read_units(run: Path, *, unit: Literal["encounter", "patient"]) -> Units:
         label_of=label_of,
         prediction_rows=scored["prediction_row"].to_numpy().astype(np.intp),
         label_rows=scored["label_row"].to_numpy().astype(np.intp),
+        encounters=scored["encounter_id"],
+        tuning_prediction_rows=tuned["prediction_row"].to_numpy().astype(np.intp),
+        tuning_label_rows=tuned["label_row"].to_numpy().astype(np.intp),
         patients=np.unique(people["patient_id"].to_numpy().astype(str), return_inverse=True)[1].astype(np.intp),
         age=people["age"].fill_null(float("nan")).to_numpy(),
         sex=people["sex"].to_numpy().astype(str),

@@ -81,7 +81,8 @@ def write_run(run: Path, results: pl.DataFrame, **tables: pl.DataFrame) -> Path:
         n_auc_70=pl.lit(1, pl.Int64), mean_auc=pl.col("auc").mean(), median_auc=pl.col("auc").median(),
         n_beats_baseline=pl.lit(0, pl.Int64),
     )
-    ChapterResults.write(chapters, run)
+    further = {n: pl.lit(1 if t == pl.Int64 else None, t) for n, t in ChapterResults.dtypes().items()}
+    ChapterResults.write(chapters.with_columns(**{n: v for n, v in further.items() if n not in chapters.columns}), run)
     Overview.write(tables.get("overview", Overview.build([
         {"measure": "mean_auc", "value": 0.64321, "meaning": "mean AUC of the tested"},
         {"measure": "n_held_out_patients", "value": 1003.0, "meaning": "patients scored"},

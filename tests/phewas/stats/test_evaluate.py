@@ -12,14 +12,17 @@ from statsmodels.stats.multitest import multipletests
 
 from phewas.config import EvaluateConfig
 from phewas.errors import ConfigError, SchemaError, SplitError, StatisticsError
-from phewas.rundir import write_npy
+from phewas.rundir import write_json, write_npy
 from phewas.schema import (
     LABELS_PATH,
     LOGITS_PATH,
+    Calibration,
     ChapterResults,
+    Curves,
     Encounters,
     LabelColumns,
     LabelRows,
+    Multiplicity,
     Overview,
     Patients,
     PermutationNull,
@@ -28,6 +31,7 @@ from phewas.schema import (
     PredictionColumns,
     PredictionRows,
     Splits,
+    Subgroups,
 )
 from phewas.stats.auc import auc_matrix
 from phewas.stats.crossfit import fold_ranks, null_from, permute_labels
@@ -94,6 +98,7 @@ def write_run(run: Path, *, cross: bool = False, train: bool = True, seed: int =
     write_npy(labels, run / LABELS_PATH)
     rows = np.flatnonzero(np.isin(side[owner], ["held_out", "crossfit"]))[:-3][::-1]
     write_npy(logits[rows][:, [NAMES.index(name) for name in heads]].astype(np.float32), run / LOGITS_PATH)
+    write_json({"settings": {"loss": "plain"}}, run / "model" / "model.json")
     PredictionColumns.write(pl.DataFrame({"phenotype": heads}), run)
     PredictionRows.write(PredictionRows.build(
         {"encounter_id": encounters[r], "patient_id": ids[owner[r]], "split": side[owner[r]],
@@ -182,8 +187,9 @@ def test_same_bytes_again_and_whatever_the_order_of_predictions(tmp_path):
     run = write_run(tmp_path)
     go(run)
     files = sorted((run / "results").iterdir())
-    names = ["chapters.parquet", "overview.parquet", "phenotypes.parquet", "shift.parquet", "table1.parquet"]
-    assert [file.name for file in files] == names
+    assert [file.name for file in files] == sorted(f"{name}.parquet" for name in (
+        "calibration", "calibration_bins", "chapters", "cross_auc", "curves", "multiplicity", "operating_points",
+        "overview", "phenotypes", "shift", "specificity", "subgroups", "table1"))
     before = [file.read_bytes() for file in files]
     rows, logits = PredictionRows.read(run), np.load(run / LOGITS_PATH)
     order = np.random.default_rng(0).permutation(len(rows))
@@ -318,3 +324,36 @@ def test_nothing_tested_still_writes_every_row(tmp_path):
     assert list(results) == NAMES
     assert figures["n_tested"] == 0
     assert figures["median_auc"] is None
+
+
+def test_what_stands_beside_the_aucs(tmp_path):
+    run = write_run(tmp_path)
+    results, figures = go(run)
+    family = ["seen", "age_only", "women", "separate"]
+    p = [results[name]["p_value"] for name in family]
+    for column, method in (("p_holm", "holm"), ("q_by", "fdr_by")):
+        np.testing.assert_allclose([results[n][column] for n in family], multipletests(p, method=method)[1], rtol=1e-9)
+    for name in family:
+        row = results[name]
+        assert row["p_value"] <= row["q_maxt"] + 2e-3
+        assert row["prevalence_low"] < row["prevalence"] < row["prevalence_high"]
+        assert row["brier"] > 0
+    seen = results["seen"]
+    assert seen["auc_low_joint"] < seen["auc_low"] < seen["auc_high"] < seen["auc_high_joint"]
+    assert seen["ap_low"] < seen["average_precision"] < seen["ap_high"]
+    assert seen["ap_lift_low"] < seen["ap_lift"] < seen["ap_lift_high"]
+    assert results["twin"]["q_maxt"] == seen["q_maxt"]
+    ways = {(r["question"], r["method"]): r for r in Multiplicity.read(run).iter_rows(named=True)}
+    assert ways["auc", "benjamini_hochberg"]["n_above"] == figures["n_significant"]
+    assert ways["auc", "none"]["n_family"] == 4
+    assert 1.96 < ways["auc", "max_t"]["quantile"] < 3
+    for row in ChapterResults.read(run).iter_rows(named=True):
+        assert row["mean_auc_low"] < row["mean_auc"] < row["mean_auc_high"]
+        assert 0 <= row["n_auc_60_low"] <= row["n_auc_60"] <= row["n_auc_60_high"] <= row["n_tested"]
+    whole = Overview.read(run).rows_by_key("measure", named=True, unique=True)
+    assert whole["n_auc_70"]["low"] <= whole["n_auc_70"]["value"] <= whole["n_auc_70"]["high"]
+    assert whole["n_auc_50_joint"]["value"] <= whole["n_auc_50_low"]["value"]
+    variables = Subgroups.read(run)["variable"].unique().to_list()
+    assert sorted(variables) == ["age", "sex"]
+    assert Curves.read(run)["phenotype"].n_unique() == 5
+    assert set(Calibration.read(run)["status"]) == {"raw"}

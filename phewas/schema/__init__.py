@@ -1,0 +1,65 @@
+"""Every table that one room hands to another: one class per table, one line per column.
+
+Identifiers are strings. Times are naive local ``datetime[us]`` (never ns: MC-MED runs to the year 2295). Each class
+says where the table lies below the run directory; `Table.check` is called at every boundary and raises `SchemaError`.
+"""
+
+from phewas.schema.cohort import REASONS, SPLITS, Diagnoses, Encounters, Flow, Patients, Recordings, Rejects, Splits
+from phewas.schema.phenotypes import LABELS_PATH, Definitions, LabelColumns, LabelRows, Phenotypes, Unmapped
+from phewas.schema.predictions import LOGITS_PATH, PermutationNull, PredictionColumns, PredictionRows, Windows
+from phewas.schema.results import (
+    Calibration,
+    CalibrationBins,
+    ChapterResults,
+    CrossAuc,
+    Curves,
+    Multiplicity,
+    OperatingPoints,
+    Overview,
+    PhenotypeResults,
+    Shift,
+    Specificity,
+    Subgroups,
+    Table1,
+)
+from phewas.schema.tables import DATETIME, Chain, Column, Table
+
+__all__ = [
+    "DATETIME",
+    "LABELS_PATH",
+    "LOGITS_PATH",
+    "REASONS",
+    "SPLITS",
+    "Calibration",
+    "CalibrationBins",
+    "Chain",
+    "ChapterResults",
+    "Column",
+    "CrossAuc",
+    "Curves",
+    "Definitions",
+    "Diagnoses",
+    "Encounters",
+    "Flow",
+    "LabelColumns",
+    "LabelRows",
+    "Multiplicity",
+    "OperatingPoints",
+    "Overview",
+    "Patients",
+    "PermutationNull",
+    "PhenotypeResults",
+    "Phenotypes",
+    "PredictionColumns",
+    "PredictionRows",
+    "Recordings",
+    "Rejects",
+    "Shift",
+    "Specificity",
+    "Splits",
+    "Subgroups",
+    "Table",
+    "Table1",
+    "Unmapped",
+    "Windows",
+]
