@@ -48,7 +48,7 @@ def export(store: SegmentStore, file: Path, *, contract: InputContract) -> int:
     """
     if not store.index.height:
         raise SignalError("the run has no windows", cure="look at segments/rejects.parquet for the reasons")
-    table, samples = store.index.drop("patient_id"), store.shards[0][0].shape[1]
+    table, samples = store.index.drop("patient_id"), int(store.shards[0][0].shape[1])
     if file.suffix == ".parquet":
         _parquet(store, table, file, samples, contract.channels)
     elif file.suffix == ".edf":

@@ -117,10 +117,11 @@ def estimate(units: Units, chosen: pl.DataFrame, *, config: EvaluateConfig, seed
         encoder.append(area)
         baseline.append(_blank(alone, missing))
         difference.append(_blank(gap, missing))
-        for place, value in enumerate((
+        values: tuple[NDArray[Any], ...] = (
             draw(shares, n_draws=config.draws, seed=seed), spread_of(shares),
             draw(gap_shares, n_draws=config.draws, seed=seed), spread_of(gap_shares),
-        )):
+        )  # fmt: skip
+        for place, value in enumerate(values):
             drawn[place].append(value)
     return (Estimates(joined(encoder), joined(baseline), joined(difference)),
             Drawn(*(np.concatenate(part, axis=-1) for part in drawn)))

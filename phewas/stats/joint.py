@@ -110,7 +110,7 @@ def _against_permutations(
         return MaxT(result, float("nan"))
     area = wide.select(names[j] for j in members).to_numpy().astype(np.float64) - 0.5
     full = ~np.isnan(area).any(axis=0)
-    members = [j for j, fine in zip(members, full, strict=True) if fine]
+    members = [j for j, fine in zip(members, np.atleast_1d(full), strict=True) if fine]
     area = area[:, full]
     spread = area.std(axis=0, ddof=1) if len(area) > 1 else np.zeros(len(members))
     fine = spread > 0
