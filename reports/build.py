@@ -8,12 +8,12 @@ from typing import Any
 import polars as pl
 
 from phewas.reports import flow, html, training
-from phewas.reports.figures import pdf, png
 from phewas.reports.labels import label_rules
 from phewas.reports.latex import write_longtable
 from phewas.reports.manhattan import caption, manhattan
 from phewas.reports.meta import ReportMeta, flat, methods
 from phewas.reports.shift import shift_rows, shift_warnings
+from phewas.reports.style import pdf, png
 from phewas.reports.tables import estimate_text, interval_text, protect, shareable, shown, write_phenotypes
 from phewas.reports.workbook import write_workbook
 from phewas.rundir import atomic, write_text

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from phewas.reports.layout import chapter_colour, shorten
 from phewas.reports.manhattan import status_words
+from phewas.reports.material import veiled_chapters
 from phewas.reports.meta import ReportMeta
 from phewas.reports.tables import ROUNDED, estimate_text, interval_text, p_text, shown
 
@@ -116,12 +117,6 @@ def chapter_rows(
          "median": estimate_text(None if r["chapter"] in veiled else r["median_auc"])}
         for r in chapters.sort("chapter_order", "chapter").iter_rows(named=True)
     ]
-
-
-def veiled_chapters(protected: pl.DataFrame) -> set[str]:
-    """Return the chapters with a tested phenotype whose AUC `protected` hides."""
-    hidden = pl.col("n_case_patients").is_null() | pl.col("n_control_patients").is_null()
-    return set(protected.filter((pl.col("status") == "tested") & hidden).get_column("chapter").to_list())
 
 
 def overview_rows(overview: pl.DataFrame, *, small_cell: int, rounded: bool) -> list[dict[str, str]]:

@@ -21,7 +21,8 @@ import polars as pl
 import xlsxwriter
 
 from phewas.reports import flow
-from phewas.reports.html import clean, overview_rows, veiled_chapters
+from phewas.reports.html import clean, overview_rows
+from phewas.reports.material import veiled_chapters
 from phewas.reports.meta import ReportMeta, flat
 from phewas.reports.table1 import table1_rows
 from phewas.reports.tables import COUNTS, FORMULA_STARTS, P_VALUES, ROUNDED, hide_small
