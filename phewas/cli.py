@@ -14,7 +14,7 @@ import typer
 
 from phewas import __version__
 from phewas.errors import PhewasError, disk_full
-from phewas.verbs import cohorts, embed, emulate, encoders, maps, reanalyse, segments, vocabularies
+from phewas.verbs import cohorts, embed, emulate, encoders, maps, reanalyse, reports, segments, vocabularies
 from phewas.verbs.running import Engine, Verbs, stoppable, tell_left_out
 
 app = typer.Typer(
@@ -277,6 +277,9 @@ app.command("codes")(vocabularies.codes)
 app.command("emulate")(emulate.emulate)
 app.command("embed")(embed.embed)
 app.command("reanalyse")(reanalyse.reanalyse)
+app.command("report")(reports.report)
+app.command("figures")(reports.figures)
+app.command("cite")(reports.cite)
 
 
 def _command() -> str:

@@ -86,6 +86,8 @@ def run(made: Plan, *, until: str | None = None) -> Path | None:
             if made.start_from is not None:
                 reuse.adopt(made, directory, lambda step: _fingerprint_if_known(made, directory, step))
             did = _run_steps(made, directory, until)
+            if "evaluate" in directory.manifest["steps"] and not (made.out / "about.json").is_file():
+                _tell_about(made)  # of a run that an earlier version has made
     except PhewasError:
         if fresh and not directory.manifest["steps"]:
             shutil.rmtree(made.out)
@@ -297,12 +299,23 @@ def _evaluate(made: Plan, _: str) -> None:
         seed=made.config.seed,
         label_window=made.config.phenotypes.label_window,
     )
+    _tell_about(made)
+
+
+def _tell_about(made: Plan) -> ReportMeta:
+    """Keep what the report is told, so that `phewas report` can make it again."""
+    from phewas.reports.meta import write_about
+
+    meta = _report_meta(made)
+    write_about(meta, made.out)
+    return meta
 
 
 def _report(made: Plan, _: str) -> None:
     from phewas.reports.build import build
 
-    build(made.out, small_cell=0 if made.source.card.public else made.config.report.small_cell, meta=_report_meta(made))
+    meta = _tell_about(made)
+    build(made.out, small_cell=meta.small_cell(), meta=meta)
 
 
 def _report_meta(made: Plan) -> ReportMeta:
@@ -314,7 +327,9 @@ def _report_meta(made: Plan) -> ReportMeta:
         "name": spec.title,
         "what it is": spec.description,
         "input": f"{made.window_s:g}-s windows, {spec.contract.words()}",
-        "embedding": f"{spec.width} numbers per window",
+        "embedding": f"{spec.width} numbers per window" + (f": {spec.tensor}" if spec.tensor else ""),
+        "pooling over time": spec.pooling,
+        "input normalised by the network": spec.normalised_inside,
         "weights": f"sha256 {made.weights_sha256}" if made.pretrained else _without_weights(spec),
         "pretrained on": ", ".join(spec.pretraining) if made.pretrained else "nothing",
         "source": spec.source,
@@ -344,6 +359,9 @@ def _report_meta(made: Plan) -> ReportMeta:
         warnings=warnings,
         settings=made.config.model_dump(mode="json", exclude={"data", "weights", "workers"})
         | {"window_s": made.window_s, "min_code_days": made.min_code_days},
+        data_citation=card.citation,
+        data_licence=card.licence,
+        public=card.public,
     )
 
 
