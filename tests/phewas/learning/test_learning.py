@@ -156,7 +156,7 @@ def test_fine_tuning_hears_the_tone_and_not_the_noise(finished):
 @pytest.mark.parametrize("stop_at", [1, 3, 7, 9])
 def test_a_killed_fit_goes_on_as_if_undisturbed(tmp_path, monkeypatch, finished, stop_at):
     run = write_run(tmp_path / "killed")
-    real, calls = finetune._Fit.step, []
+    real, calls = finetune.Fit.update, []
 
     def dies(*args):
         calls.append(1)
@@ -164,10 +164,10 @@ def test_a_killed_fit_goes_on_as_if_undisturbed(tmp_path, monkeypatch, finished,
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(finetune._Fit, "step", dies)
+    monkeypatch.setattr(finetune.Fit, "update", dies)
     with pytest.raises(KeyboardInterrupt):
         learn(job(run))
-    monkeypatch.setattr(finetune._Fit, "step", real)
+    monkeypatch.setattr(finetune.Fit, "update", real)
     learn(job(run))
     assert files_of(run) == files_of(finished)
 
@@ -212,7 +212,13 @@ def test_a_patient_on_both_sides_stops_the_fit(tmp_path):
 
 def test_a_loss_that_is_no_number_stops_the_fit(tmp_path, monkeypatch):
     run = write_run(tmp_path / "nan")
-    monkeypatch.setattr(finetune._Fit, "step", lambda *_: float("nan"))
+    real = finetune.Fit.accumulate
+
+    def spoiled(self, part):
+        part.x[0, 0, 0] = float("nan")
+        real(self, part)
+
+    monkeypatch.setattr(finetune.Fit, "accumulate", spoiled)
     with pytest.raises(LearningError, match="training loss is nan"):
         learn(job(run))
 
