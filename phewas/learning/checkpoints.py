@@ -32,7 +32,6 @@ class Position:
     epoch: int = 0
     step: int = 0
     loss_sum: float = 0.0
-    first_loss: float | None = None
     norm_sum: float = 0.0
     clipped: int = 0
     best_score: float = -inf

@@ -104,17 +104,21 @@ def fit(
     if np.intersect1d(study.patients(train), study.patients(tuning)).size:
         raise LearningError("a patient is on the training and on the tuning side", cure="this is a fault: report it")
     labels = torch.from_numpy(study.labels[:, columns].copy())
-    criterion = Criterion.of(config, labels[torch.from_numpy(train.copy())])
+    of_train = labels[torch.from_numpy(train.copy())]
+    criterion = Criterion.of(config, of_train)
+    start = criterion.start(of_train)
     model = phenome_model(build_encoder(spec, weights=weights, seed=seed), spec.width, len(columns), config)
     with torch.no_grad():
         model.head.weight.zero_()
-        model.head.bias.copy_(criterion.start(labels[torch.from_numpy(train.copy())]))
+        model.head.bias.copy_(start)
+    parts = (criterion.total(start.expand(len(y), -1), y, torch.ones(len(y))) for y in torch.split(of_train, 4096))
+    start_loss = float(sum(parts)) / max(1.0, float((of_train >= 0).sum()))
     model = synchronised(model.to(device), group, device)  # type: ignore[assignment]
     about = {
         "encoder": spec.name, "contract": asdict(spec.contract), "settings": config.model_dump(), "seed": seed,
         "phenotypes": [study.phenotypes[c] for c in columns],
     }  # fmt: skip
-    watched = watch.Watch(folder, logs, study, group, config)
+    watched = watch.Watch(folder, logs, study, group, config, start_loss)
     scratch = weights in (None, "random")
     state = Fit(
         model, _optimizer(model, config), (config.head_lr if scratch else config.encoder_lr, config.head_lr),
@@ -271,7 +275,6 @@ class Fit:
             at.loss_sum += self.loss
             at.norm_sum += norm
             at.clipped += norm > self.config.clip_norm
-            at.first_loss = self.loss if at.first_loss is None else at.first_loss
         self._pending.clear()
 
     def end_epoch(self) -> None:

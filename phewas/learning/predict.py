@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -18,7 +19,7 @@ from phewas.learning.distributed import Group
 from phewas.learning.labels import Study
 from phewas.learning.model import Precision, autocast
 from phewas.progress import progress
-from phewas.rundir import write_npy
+from phewas.rundir import write_npy, write_parquet
 from phewas.segments.store import SegmentStore
 
 Floats = NDArray[np.float32]
@@ -151,6 +152,18 @@ def _aggregated(
             means = np.log(means) - np.log1p(-means)
     result: Floats = means.astype(np.float32)
     return result
+
+
+def keep_segments(run: Path, store: SegmentStore) -> KeepSegments:
+    """Return what writes segments' outputs to ``predictions/segments/``: segment_id, encounter_id, `logits`."""
+    folder = run / "predictions" / "segments"
+
+    def put(rows: NDArray[np.int64], out: Floats) -> None:
+        names = store.index.select("segment_id", "encounter_id").select(pl.all().gather(rows))
+        column = pl.Series("logits", np.ascontiguousarray(out), dtype=pl.Array(pl.Float32, out.shape[1]))
+        write_parquet(names.with_columns(column), folder / f"part-{rows[0]:09d}.parquet")
+
+    return put
 
 
 def in_blocks(

@@ -29,6 +29,7 @@ HISTORY = (
 THROUGHPUT = ("epoch", "segments", "seconds", "segments_per_s", "waited_share", "peak_memory_gb", "peak_gpu_memory_gb")
 
 WAITED_SHARE = 0.2  # of an epoch's time spent waiting for windows, from which on a warning is due
+FIRST_EPOCHS, MUCH_WORSE, WORSE = 3, 1.5, 1.05  # times the loss of a model that knows prevalences only
 WORTH_TELLING_S = 10.0  # an epoch shorter than this is not worth a warning about speed
 
 
@@ -60,7 +61,8 @@ def peak_memory_gb() -> float:
 class Watch:
     """Looks on at one fit.
 
-    `folder` is the fit's own; `logs` where figures go that depend on the machine, None for nowhere.
+    `folder` is the fit's own; `logs` where figures go that depend on the machine, None for nowhere; `start_loss` the
+    training loss of a model that knows prevalences only.
     """
 
     folder: Path
@@ -68,6 +70,7 @@ class Watch:
     study: Study
     group: Group
     config: LearnConfig
+    start_loss: float
     _rows: list[dict[str, float]] = field(default_factory=list)
     _board: Any = None
 
@@ -77,8 +80,8 @@ class Watch:
         if self.group.leads:
             write_parquet(self.study.encounters[batch].select("encounter_id", "patient_id"), file)
         mean = at.loss_sum / step if step else math.nan
-        if at.first_loss is not None and mean > 1.2 * at.first_loss:
-            cause = f"The loss had risen from {at.first_loss:.4f} to {mean:.4f} on average: the rate is too high."
+        if mean > 1.2 * self.start_loss:
+            cause = f"The loss had risen from {self.start_loss:.4f} to {mean:.4f} on average: the rate is too high."
         elif self.config.precision == "bf16":
             cause = "The losses before were sound; bf16 may be too coarse for this encoder."
         else:
@@ -108,10 +111,11 @@ class Watch:
             if self.config.tensorboard:
                 self._to_board(self.logs / "tensorboard", dict(last) | row)
         loss = last["train_loss"]
-        if loss is not None and at.first_loss is not None and loss > 1.05 * at.first_loss:
+        allowed = MUCH_WORSE if at.epoch < FIRST_EPOCHS else WORSE
+        if loss is not None and loss > allowed * self.start_loss:
             warnings.warn(
-                f"after epoch {at.epoch} the training loss is {loss:.4f}, and {at.first_loss:.4f} at the start, where "
-                "the model knew prevalences only: the learning rate is too high ([learn] encoder_lr, head_lr)",
+                f"after epoch {at.epoch} the training loss is {loss:.4f}, and {self.start_loss:.4f} for a model that "
+                "knows prevalences only: the learning rate is too high ([learn] encoder_lr, head_lr)",
                 LearningRateWarning, stacklevel=2,
             )  # fmt: skip
         if share > WAITED_SHARE and seconds > WORTH_TELLING_S:
