@@ -203,15 +203,18 @@ class _Run:
         return rows[part[place] == 0], rows[part[place] == 1]
 
     def probe_split(self) -> None:
-        train, tuning, scored = self.sides()
+        train, _, scored = self.sides()
         columns = fittable(self.study, train, minimum=self.job.minimum)
         self._some_testable(columns, self.study.where("held_out"))
         needed = np.union1d(train, scored)
         embeddings = np.zeros((len(self.study.encounters), self.job.spec.width), dtype=np.float32)
         embeddings[needed] = self._embed(needed)
         labels = self.study.labels[:, columns]
-        l2 = self.job.config.l2 or probe.choose_strength(embeddings, labels, train, tuning, self.study.patients(tuning))
-        heads = probe.fit_heads(embeddings[train], labels[train], l2=l2)
+        fixed, patients = self.job.config.l2, self.study.patients(train)
+        l2 = fixed or probe.choose_strengths(
+            embeddings[train], labels[train], patients, seed=self.job.seed, device=self.device
+        )
+        heads = probe.fit_heads(embeddings[train], labels[train], l2=l2, device=self.device)
         self._save_heads(heads, columns, "", train, {"l2": np.asarray(l2).tolist()})
         self._write(scored, columns, heads(embeddings[scored]), model_ids=["probe"] * len(scored))
 
