@@ -101,30 +101,11 @@ def fit(
     LearningError
         The sides share a patient, or the loss is no number.
     """
-    if np.intersect1d(study.patients(train), study.patients(tuning)).size:
-        raise LearningError("a patient is on the training and on the tuning side", cure="this is a fault: report it")
-    labels = torch.from_numpy(study.labels[:, columns].copy())
-    of_train = labels[torch.from_numpy(train.copy())]
-    criterion = Criterion.of(config, of_train)
-    start = criterion.start(of_train)
-    model = phenome_model(build_encoder(spec, weights=weights, seed=seed), spec.width, len(columns), config)
-    with torch.no_grad():
-        model.head.weight.zero_()
-        model.head.bias.copy_(start)
-    parts = (criterion.total(start.expand(len(y), -1), y, torch.ones(len(y))) for y in torch.split(of_train, 4096))
-    start_loss = float(sum(parts)) / max(1.0, float((of_train >= 0).sum()))
-    model = synchronised(model.to(device), group, device)  # type: ignore[assignment]
-    about = {
-        "encoder": spec.name, "contract": asdict(spec.contract), "settings": config.model_dump(), "seed": seed,
-        "phenotypes": [study.phenotypes[c] for c in columns],
-    }  # fmt: skip
-    watched = watch.Watch(folder, logs, study, group, config, start_loss)
-    scratch = weights in (None, "random")
-    state = Fit(
-        model, _optimizer(model, config), (config.head_lr if scratch else config.encoder_lr, config.head_lr),
-        Windows(store, device), study, labels, criterion.to(device), train, tuning, columns, config, seed, group,
-        Checkpoints(folder, about), watched,
+    state = prepare(
+        store, study, train=train, tuning=tuning, columns=columns, spec=spec, weights=weights, config=config, seed=seed,
+        device=device, folder=folder, logs=logs, group=group,
     )  # fmt: skip
+    model, watched = state.model, state.watched
     at = state.at = state.saved.load(model, state.optimizer)
     per_epoch = int(np.minimum(study.counts[train], config.segments_per_encounter).sum())
     done = at.epoch * per_epoch + per_epoch * at.step // state.steps
@@ -146,6 +127,49 @@ def fit(
     group.wait()  # the leading process has written `best`
     state.saved.load_best(model)
     return model.to(device).eval()
+
+
+def prepare(
+    store: SegmentStore,
+    study: Study,
+    *,
+    train: NDArray[np.int64],
+    tuning: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    spec: EncoderSpec,
+    weights: str | None,
+    config: LearnConfig,
+    seed: int,
+    device: torch.device,
+    folder: Path,
+    logs: Path | None = None,
+    group: Group = Group(),  # noqa: B008  frozen
+) -> Fit:
+    """Return a fit that has not begun; the arguments are those of `fit`."""
+    if np.intersect1d(study.patients(train), study.patients(tuning)).size:
+        raise LearningError("a patient is on the training and on the tuning side", cure="this is a fault: report it")
+    labels = torch.from_numpy(study.labels[:, columns].copy())
+    of_train = labels[torch.from_numpy(train.copy())]
+    criterion = Criterion.of(config, of_train)
+    start = criterion.start(of_train)
+    model = phenome_model(build_encoder(spec, weights=weights, seed=seed), spec.width, len(columns), config)
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.copy_(start)
+    parts = (criterion.total(start.expand(len(y), -1), y, torch.ones(len(y))) for y in torch.split(of_train, 4096))
+    start_loss = float(sum(parts)) / max(1.0, float((of_train >= 0).sum()))
+    model = synchronised(model.to(device), group, device)  # type: ignore[assignment]
+    about = {
+        "encoder": spec.name, "contract": asdict(spec.contract), "settings": config.model_dump(), "seed": seed,
+        "phenotypes": [study.phenotypes[c] for c in columns],
+    }  # fmt: skip
+    watched = watch.Watch(folder, logs, study, group, config, start_loss)
+    scratch = weights in (None, "random")
+    return Fit(
+        model, _optimizer(model, config), (config.head_lr if scratch else config.encoder_lr, config.head_lr),
+        Windows(store, device), study, labels, criterion.to(device), train, tuning, columns, config, seed, group,
+        Checkpoints(folder, about), watched,
+    )  # fmt: skip
 
 
 def _optimizer(model: PhenomeModel, config: LearnConfig) -> torch.optim.Optimizer:
