@@ -250,6 +250,16 @@ def _segments(made: Plan, fingerprint: str) -> None:
 
 def _learn(made: Plan, fingerprint: str) -> None:
     from phewas.cohorts import heldout
+
+    if made.model is not None:
+        from phewas.learning.apply import apply
+
+        heldout.verify(made.out)
+        apply(
+            made.out, made.model, spec=made.spec, device=made.device, fingerprint=fingerprint,
+            settings=made.config.learn,
+        )  # fmt: skip
+        return
     from phewas.learning.step import Learn, learn, shuffled
     from phewas.progress import progress
     from phewas.schema import PermutationNull
@@ -269,6 +279,13 @@ def _learn(made: Plan, fingerprint: str) -> None:
             seed=config.seed,
             device=made.device,
             fingerprint=fingerprint,
+            about={
+                "cohort": made.source.card.name,
+                "weights": made.weights_sha256,
+                "pretrained": made.pretrained,
+                "code": made.spec.code,
+                "window_s": made.window_s,
+            },
         )
     )
     if frozen is None:
@@ -337,7 +354,10 @@ def _report_meta(made: Plan) -> ReportMeta:
         "citation": spec.citation,
     }
     warnings = []
-    if not made.pretrained and not spec.frozen_only:
+    if made.model is not None:
+        where = made.model_meta["about"].get("cohort") or "another cohort"
+        warnings.append(f"The model was fitted on {where} and is applied here unchanged: external validation.")
+    if not made.pretrained and not spec.frozen_only and made.model is None:
         how = (
             "trained from scratch on this cohort's own training patients" if made.fit == "finetune" else "never trained"
         )

@@ -12,14 +12,18 @@ import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from phewas import pipeline
+from phewas.cli import app
 from phewas.cohorts.emulator.mcmed import emulate_mcmed
 from phewas.cohorts.emulator.options import options
 from phewas.encoders import registry
-from phewas.schema import PhenotypeResults, Splits
+from phewas.schema import LOGITS_PATH, PhenotypeResults, PredictionColumns, PredictionRows, Splits
 
 SETTINGS = """
 [segments]
@@ -139,6 +143,34 @@ def test_the_number_of_workers_changes_nothing(tree, settings, undisturbed, tmp_
     assert done.returncode == 0, done.stderr
     one, whole = content(out), content(undisturbed)
     assert {n: b for n, b in whole.items() if n.split("/")[0] in ("cohort", "phenotypes", "segments")} == one
+
+
+def test_a_finished_model_scores_elsewhere_as_it_did_here_and_nobody_whom_it_has_met(
+    tree, undisturbed, tmp_path, monkeypatch
+):
+    """Applied to its own source, only those whom it never met are left, with the very scores of the run."""
+    monkeypatch.setitem(pipeline.DO, "report", lambda *_: None)  # tested elsewhere
+    out = tmp_path / "applied"
+    settings = tmp_path / "small.toml"
+    settings.write_text("[segments]\nn_segments = 6\nshard_encounters = 40\n[learn]\nsegment_predictions = true\n")
+    words = ["predict", "--model", undisturbed / "model", "--cohort", "mcmed", "--data", tree, "--config", settings,
+             "--out", out, "--workers", 1]  # fmt: skip
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert done.exit_code == 0, done.output
+    theirs, ours = PredictionRows.read(undisturbed).with_row_index("i"), PredictionRows.read(out).with_row_index("j")
+    both = theirs.filter(pl.col("split") == "held_out").join(ours, on="encounter_id")
+    assert both.height == ours.height == theirs.filter(pl.col("split") == "held_out").height
+    assert PredictionColumns.read(out).equals(PredictionColumns.read(undisturbed))
+    before, after = np.load(undisturbed / LOGITS_PATH)[both["i"].to_numpy()], np.load(out / LOGITS_PATH)[both["j"]]
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
+    parts = pl.concat([pl.read_parquet(f) for f in (out / "predictions" / "segments").glob("*.parquet")])
+    means = parts.group_by("encounter_id").agg(pl.col("logits").arr.get(0).mean().alias("m"), pl.len())
+    assert means["len"].sum() == ours["n_segments"].sum()
+    joined = ours.join(means, on="encounter_id")
+    np.testing.assert_allclose(joined["m"], np.load(out / LOGITS_PATH)[joined["j"].to_numpy(), 0], rtol=1e-4, atol=1e-5)
+    results = PhenotypeResults.read(out).filter(pl.col("status") == "tested")
+    assert results.height >= 10
+    assert results["auc"].null_count() == 0
 
 
 def test_killed_at_any_moment_it_ends_as_if_undisturbed(tree, settings, undisturbed, undisturbed_s, tmp_path):
