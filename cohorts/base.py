@@ -34,6 +34,8 @@ class CohortCard:
         False where the source makes its own data.
     index_channel
         The channel whose first recording sets an encounter's index time.
+    mains_hz
+        Mains frequency where the recordings were made, 50 or 60; None where that is not known or differs.
     window_s
         Window length in seconds that a run takes by default.
     min_code_days
@@ -68,6 +70,7 @@ class CohortCard:
     fit: str
     pretraining_name: str
     index_channel: str = "PPG"
+    mains_hz: int | None = None
     notes: tuple[str, ...] = ()
     covariates: tuple[str, ...] = ()
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -104,6 +107,7 @@ def load_card(path: Path) -> CohortCard:
             good = isinstance(value, list) and all(isinstance(v, str) for v in value)
             values[key] = tuple(value) if good else value
         else:
+            kind = kind.removesuffix(" | None")
             good = isinstance(value, _KINDS[kind]) and (kind == "bool" or not isinstance(value, bool))
         if not good:
             raise ConfigError(f"cohort card {path.name}: {key} is {value!r}", expected=kind)
@@ -111,6 +115,8 @@ def load_card(path: Path) -> CohortCard:
     card = CohortCard(**values)
     if not (card.window_s > 0 and math.isfinite(card.window_s)) or card.min_code_days < 1:
         raise ConfigError(f"cohort card {path.name}: window_s and min_code_days must be positive")
+    if card.mains_hz not in (None, 50, 60):
+        raise ConfigError(f"cohort card {path.name}: mains_hz is {card.mains_hz}", expected="50 or 60")
     if card.fit not in ("finetune", "probe"):
         raise ConfigError(f"cohort card {path.name}: fit is {card.fit!r}", expected="finetune or probe")
     return card

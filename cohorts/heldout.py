@@ -47,6 +47,7 @@ from phewas.cohorts.heldout_rules import (
     Sides,
     by_folds,
     by_manifest,
+    by_model,
     by_official_split,
     by_share,
     by_split_table,
@@ -66,6 +67,7 @@ RULES = (
     "official:file",
     "random:0.3",
     "crossfit:5",
+    "model:FOLDER",
     "auto",
 )
 DISJOINTNESS = "cohort/disjointness.json"
@@ -95,8 +97,8 @@ def parse_rule(rule: str) -> tuple[str, str]:
     if name == "official" and argument not in ("random", "chrono", "file"):
         kinds = "official:random, official:chrono or official:file"
         raise ConfigError(f"the held-out rule is {rule!r}", expected=kinds, cure=SHOW)
-    if name == "manifest" and not argument:
-        raise ConfigError("the held-out rule manifest names no file", expected="manifest:FILE", cure=SHOW)
+    if name in ("manifest", "model") and not argument:
+        raise ConfigError(f"the held-out rule {name} names no file", expected=f"{name}:PATH", cure=SHOW)
     if name == "random":
         try:
             share = float(argument)
@@ -198,6 +200,8 @@ def assign(
         name, argument = _auto(run, pretraining, pretrained, card, root, manifest)
     if name == "manifest":
         sides = by_manifest(Path(argument), cohort)
+    elif name == "model":
+        sides = by_model(Path(argument), cohort, card.name)
     elif name == "no-synchronous-ppg-ecg":
         sides = by_synchrony(cohort)
     elif name == "official" and argument == "file":
@@ -208,7 +212,7 @@ def assign(
         sides = by_share(float(argument), seed, cohort)
     else:
         sides = by_folds(int(argument), seed, cohort)
-    if name != "crossfit" and "tuning" not in sides.side.values():
+    if name not in ("crossfit", "model") and "tuning" not in sides.side.values():
         set_tuning(sides, seed, tuning_share)
     effective = f"{name}:{argument}" if argument else name
     _finish(run, sides, cohort, effective, rule, seed, card,
@@ -279,8 +283,8 @@ def _finish(
     # Salted, so that the list of one study cannot be matched with that of another by its hash alone.
     salt = f"{card.name}/{rule.partition(':')[0]}/{seed}"
     report = {
-        "rule": rule if not rule.startswith("manifest:") else f"manifest:{Path(rule.partition(':')[2]).name}",
-        "asked": asked if not asked.startswith("manifest:") else f"manifest:{Path(asked.partition(':')[2]).name}",
+        "rule": _without_folder(rule),
+        "asked": _without_folder(asked),
         "counts": counts,
         "salt": salt,
         "hashes": {s: _hash(salt, m) for s, m in sorted(members.items())},
@@ -302,6 +306,11 @@ def _finish(
     write_parquet(Flow.check(Flow.build(rows)), run / FLOW)
     write_json(report, run / DISJOINTNESS)
     verify(run)
+
+
+def _without_folder(rule: str) -> str:
+    name, _, path = rule.partition(":")
+    return f"{name}:{Path(path).name}" if name in ("manifest", "model") else rule
 
 
 def _hash(salt: str, members: list[str]) -> str:
@@ -360,6 +369,8 @@ def in_words(rule: str) -> str:
                 "but the list of its patients is not published. Patients tested this way were monitored differently, "
                 f"so they may differ from the others in age, acuity and diseases. {by}"
             )
+        case "model":
+            return f"Everyone is tested whom the given model has not met; nobody here trains. {by}"
         case "official" if argument == "file":
             return f"The split that comes with the source. {by}"
         case "official":
@@ -384,7 +395,7 @@ def _check_sides(members: dict[str, list[str]], rule: str) -> None:
     if "crossfit" in members:
         return
     for side, words in (("held_out", "nobody is held out"), ("train", "nobody is left to train on")):
-        if not members.get(side):
+        if not members.get(side) and not (side == "train" and rule.startswith("model:")):
             raise SplitError(
                 f"under the rule {rule} {words}",
                 expected="patients on both sides",

@@ -5,6 +5,7 @@ What the rules mean is said once, in `phewas.cohorts.heldout`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ import polars as pl
 from phewas.cohorts.csvtext import header_of, read_table
 from phewas.errors import CohortError, SplitError
 from phewas.schema import SPLITS
-from phewas.seeds import uniform
+from phewas.seeds import hashed, uniform
 
 MIN_OVERLAP_S = 10.0
 AUTO_SHARE = 0.3
@@ -104,6 +105,31 @@ def by_manifest(path: Path, cohort: Cohort) -> Sides:
     usable = set(cohort.usable)
     sides.put(usable & listed, "train", "listed as a pretraining patient")
     sides.put(usable - listed, "held_out", "not listed as a pretraining patient")
+    return sides
+
+
+def by_model(folder: Path, cohort: Cohort, name: str) -> Sides:
+    """Hold out everyone but those whom a finished model has met, which can be only in a cohort of the same name.
+
+    Raises
+    ------
+    SplitError
+        The model's list of patients is missing or damaged.
+    """
+    try:
+        content = json.loads((folder / "fitted_on.json").read_text(encoding="utf-8"))
+        met, where = set(content["patients"]), content["cohort"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SplitError(
+            f"{folder} does not say which patients its model was fitted on",
+            expected="fitted_on.json, as phewas run writes it into model/",
+            cure="check --model, or fit the model anew with this version",
+        ) from error
+    usable = set(cohort.usable)
+    known = {p for p in usable if f"{hashed('fitted-on', name, p):032x}" in met} if where == name else set()
+    sides = Sides(notes=[f"The model was fitted on {told(len(met))} patients of {where or 'an unnamed cohort'}."])
+    sides.put(known, "excluded", "the model was fitted on this patient")
+    sides.put(usable - known, "held_out", "not met by the model")
     return sides
 
 

@@ -34,7 +34,7 @@ from phewas.cohorts.base import FolderSource, fingerprint_of, load_card, losses,
 from phewas.cohorts.csvtext import TextTable, parse_number, parse_time
 from phewas.cohorts.matching import match
 from phewas.cohorts.mimic import take_subjects
-from phewas.cohorts.records import pieces_frame, read_records
+from phewas.cohorts.records import CHANNELS, LEADS, pieces_frame, read_records
 from phewas.errors import CohortError
 from phewas.schema import Recordings
 
@@ -187,7 +187,8 @@ class Mimic4(FolderSource):
             starts |= dict(rows.drop_nulls("at").select("header", "at").iter_rows())
         if not owners:
             return Recordings.empty(), rejects, n_files
-        held = read_records(root, list(owners), starts=starts, workers=workers)
+        channels = CHANNELS if self.card.index_channel == "PPG" else LEADS
+        held = read_records(root, list(owners), channels=channels, starts=starts, workers=workers)
         frame = pieces_frame(held.pieces).with_columns(
             pl.col("path").replace_strict(owners, default=None, return_dtype=pl.String).alias("patient_id"),
             # A segment read on its own lies in the folder of its record, which is the one whose patient is known.

@@ -7,12 +7,13 @@ medication is entered while it lasts; a run reads none of them, and `read_furthe
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import polars as pl
 
 from phewas.cohorts.csvtext import TextTable, header_of, parse_number, parse_time, read_table
-from phewas.errors import CohortError, nearest
+from phewas.errors import CohortError, PhewasWarning, nearest
 
 NUMERICS = "numerics.csv"
 # Table -> columns of the data dictionary.
@@ -139,27 +140,49 @@ def vitals_before(base: Path, encounters: pl.DataFrame) -> tuple[pl.DataFrame, i
                               expected=", ".join(OTHER_TABLES[NUMERICS]))  # fmt: skip
     index = encounters.select(pl.col("encounter_id").alias("CSN"), "index_time").drop_nulls().lazy()
     try:
-        # New names by place, because a header may have blanks around them.
-        scan = pl.scan_csv(path, has_header=True, new_columns=names, infer_schema=False, encoding="utf8-lossy",
-                           truncate_ragged_lines=True)  # fmt: skip
-        rows = (
-            scan.select(pl.col("CSN").str.strip_chars(), pl.col("Measure").str.strip_chars(), "Value", "Time")
-            .filter(pl.col("Measure").is_in(list(MEASURES)))
-            .join(index, on="CSN")
-            .with_columns(parse_time(pl.col("Time")).alias("at"), parse_number(pl.col("Value")).alias("value"))
-            .filter(pl.col("at") + pl.duration(seconds=LEAD_S) <= pl.col("index_time"))
-            .with_columns(pl.when(pl.col("Measure") == "Temp").then(temperature_c(pl.col("value")))
-                          .otherwise(pl.col("value")).alias("value"))
-            .drop_nulls("value")
-            .group_by("CSN", "Measure")
-            # Of two sources in the same minute the larger value counts, so that the order of the file does not.
-            .agg(pl.col("value").sort_by("at", "value").last())
-            .collect(engine="streaming")
-        )  # fmt: skip
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise CohortError(f"{path.name} is damaged: {type(error).__name__}", cure="download the file again") from error
+        quote = None if _unclosed(path) else '"'
+        if quote is None:
+            warnings.warn(f"{path.name} has an unclosed quotation mark; all of its quotation marks are left out",
+                          PhewasWarning, stacklevel=2)  # fmt: skip
+        rows = _last_of_each(path, names, index, quote=quote)
+    except pl.exceptions.PolarsError as error:
+        raise CohortError(f"{path.name} is damaged: {type(error).__name__}",
+                          cure="download the file again, or move it away to run without it") from error  # fmt: skip
+    except OSError as error:
+        raise CohortError(f"{path.name} cannot be read: {error.strerror}", cure="check its permissions") from error
     last = encounters.select(pl.col("encounter_id").alias("CSN"))
     for measure, column in MEASURES.items():
         one = rows.filter(pl.col("Measure") == measure).select("CSN", pl.col("value").alias(f"src_{column}"))
         last = last.join(one, on="CSN", how="left", maintain_order="left")
     return pl.concat([encounters, last.drop("CSN")], how="horizontal"), rows["CSN"].n_unique()
+
+
+def _unclosed(path: Path) -> bool:
+    """Tell whether a line has an odd number of quotation marks: the parser would take the next rows for one cell."""
+    lines = pl.scan_csv(path, has_header=False, separator="\x01", quote_char=None, new_columns=["line"],
+                        infer_schema=False, encoding="utf8-lossy", truncate_ragged_lines=True)  # fmt: skip
+    odd = pl.col("line").str.count_matches('"', literal=True) % 2 == 1
+    return bool(lines.select(odd.any()).collect(engine="streaming").item())
+
+
+def _last_of_each(path: Path, names: list[str], index: pl.LazyFrame, *, quote: str | None) -> pl.DataFrame:
+    """Return CSN, Measure and the last value noted at least `LEAD_S` seconds before the index time."""
+    # New names by place, because a header may have blanks around them.
+    scan = pl.scan_csv(path, has_header=True, new_columns=names, infer_schema=False, encoding="utf8-lossy",
+                       truncate_ragged_lines=True, quote_char=quote)  # fmt: skip
+    plain = {c: pl.col(c).str.strip_chars() if quote else pl.col(c).str.strip_chars(' "')
+             for c in ("CSN", "Measure", "Value", "Time")}  # fmt: skip
+    return (
+        scan.select(**plain)
+        .filter(pl.col("Measure").is_in(list(MEASURES)))
+        .join(index, on="CSN")
+        .with_columns(parse_time(pl.col("Time")).alias("at"), parse_number(pl.col("Value")).alias("value"))
+        .filter(pl.col("at") + pl.duration(seconds=LEAD_S) <= pl.col("index_time"))
+        .with_columns(pl.when(pl.col("Measure") == "Temp").then(temperature_c(pl.col("value")))
+                      .otherwise(pl.col("value")).alias("value"))
+        .drop_nulls("value")
+        .group_by("CSN", "Measure")
+        # Of two sources in the same minute the larger value counts, so that the order of the file does not.
+        .agg(pl.col("value").sort_by("at", "value").last())
+        .collect(engine="streaming")
+    )  # fmt: skip

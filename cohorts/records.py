@@ -34,11 +34,14 @@ CHANNELS = {
     "pleth": "PPG", "plethwv": "PPG", "ppg": "PPG", "ii": "ECG_II", "mlii": "ECG_II", "ecg_ii": "ECG_II",
     "resp": "RESP",
 }  # fmt: skip
+# The twelve leads of a resting ECG, as MIMIC-IV-ECG names them.
+LEADS = {lead.lower(): f"ECG_{lead}" for lead in ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5",
+                                                  "V6")}  # fmt: skip
 BATCH = 2_000  # records per piece of work
 GAP = "~"  # names a stretch without signal in a list of segments
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """One channel of one record. `path` is the header, relative to the root; `start` is None without a usable date."""
 
@@ -86,8 +89,8 @@ def read_records(
     Returns
     -------
     Held
-        In the order of `paths`, the same for any number of workers. `fs_hz` and `n_samples` are those of the record's
-        frames: a signal with several samples a frame is read at the frame's rate.
+        In the order of `paths`, the same for any number of workers. `fs_hz` and `n_samples` are each signal's own: one
+        with several samples a frame has that many times the record's rate.
     """
     said = starts or {}
     batches = [[(p, said.get(p)) for p in paths[at : at + BATCH]] for at in range(0, len(paths), BATCH)]
@@ -175,6 +178,13 @@ def _wanted(signals: Sequence[Signal], channels: Mapping[str, str], path: str, h
     return out
 
 
+def _piece(path: str, channel: str, signal: Signal, header: Header, n_frames: int) -> Piece:
+    """Describe one signal of a record at its own rate, which is the frames' times its samples in each."""
+    per_frame = signal.samples_per_frame
+    return Piece(path.removesuffix(".hea"), path, channel, signal.description, header.fs_hz * per_frame,
+                 n_frames * per_frame, header.start)  # fmt: skip
+
+
 def _single(file: Path, path: str, header: Header, channels: Mapping[str, str], held: Held) -> None:
     for channel, signal in _wanted(header.signals, channels, path, held).items():
 
@@ -196,16 +206,14 @@ def _single(file: Path, path: str, header: Header, channels: Mapping[str, str], 
         frame = sum(BYTES_PER_SAMPLE.get(s.fmt, 0) * s.samples_per_frame
                     for s in header.signals if s.file == signal.file)  # fmt: skip
         packed = signal.fmt in COMPRESSED
-        n_samples = header.n_samples or (0 if packed or not frame else math.floor(size / frame))
-        if n_samples == 0 or size == 0:
+        n_frames = header.n_samples or (0 if packed or not frame else math.floor(size / frame))
+        if n_frames == 0 or size == 0:
             lose("zero_length")
             continue
-        if not packed and size < math.floor(n_samples * frame):
-            lose("signal_truncated", f"{size} bytes instead of {math.floor(n_samples * frame)}")
+        if not packed and size < math.floor(n_frames * frame):
+            lose("signal_truncated", f"{size} bytes instead of {math.floor(n_frames * frame)}")
             continue
-        held.pieces.append(
-            Piece(path.removesuffix(".hea"), path, channel, signal.description, header.fs_hz, n_samples, header.start)
-        )
+        held.pieces.append(_piece(path, channel, signal, header, n_frames))
 
 
 def segments_of(text: str, n_segments: int) -> list[tuple[str, int]]:
@@ -237,9 +245,9 @@ def _segmented(root: Path, path: str, text: str, header: Header, channels: Mappi
     there = {p.name for p in confine(root, folder.as_posix()).iterdir()}
     named = [name for name, length in listed if name != GAP and length > 0]
     absent = [name for name in named if f"{name}.hea" not in there]
-    n_samples = header.n_samples or sum(length for _, length in listed)
+    n_frames = header.n_samples or sum(length for _, length in listed)
     first = next((name for name, _ in listed if name != GAP), None)
-    if first is None or n_samples == 0:
+    if first is None or n_frames == 0:
         held.losses.append(Loss("recordings", "waveforms", "zero_length", path=path))
         return
     if absent:
@@ -256,9 +264,7 @@ def _segmented(root: Path, path: str, text: str, header: Header, channels: Mappi
         return
     layout = parse_header(_text(confine(root, (folder / f"{first}.hea").as_posix())), name="of its first segment")
     for channel, signal in _wanted(layout.signals, channels, path, held).items():
-        held.pieces.append(
-            Piece(path.removesuffix(".hea"), path, channel, signal.description, header.fs_hz, n_samples, header.start)
-        )
+        held.pieces.append(_piece(path, channel, signal, header, n_frames))
 
 
 def _one_by_one(

@@ -44,7 +44,7 @@ _SECTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], tu
     "diagnoses": (("file", "time_format", "code_system"), ("code_systems",), DIAGNOSIS_COLUMNS, ("code",)),
     "recordings": (("file", "time_format", "channel", "signal", "fs_hz"), ("channels",), RECORDING_COLUMNS, ("path",)),
 }
-_TOP = ("title", "channel", "public", *_SECTIONS)
+_TOP = ("title", "channel", "public", "mains_hz", *_SECTIONS)
 SEE = "phewas cohorts show tables   prints a description to fill in"
 
 
@@ -79,6 +79,7 @@ class Description:
     title: str
     channel: str
     public: bool
+    mains_hz: int | None
     encounters: Section
     diagnoses: Section
     recordings: Section | None
@@ -107,10 +108,14 @@ def describe(root: Path) -> Description:
     public = values.get("public", False)
     if not isinstance(public, bool):
         raise ConfigError(f"{DESCRIPTION}: public is {public!r}", expected="true or false")
+    mains_hz = values.get("mains_hz")
+    if mains_hz not in (None, 50, 60) or isinstance(mains_hz, bool):
+        raise ConfigError(f"{DESCRIPTION}: mains_hz is {mains_hz!r}", expected="50 or 60")
     return Description(
         title=_text(values, "title", "") or "Tables of one's own",
         channel=_text(values, "channel", "") or "PPG",
         public=public,
+        mains_hz=None if mains_hz is None else int(mains_hz),
         encounters=_section(root, values, "encounters"),
         diagnoses=_section(root, values, "diagnoses"),
         recordings=_section(root, values, "recordings") if "recordings" in values else None,
@@ -213,9 +218,11 @@ class Tables(FolderSource):
     """The source ``tables``."""
 
     def card_for(self, root: Path) -> CohortCard:
-        """Return the card with title, index channel and publicity of the description in `root`."""
+        """Return the card with what the description in `root` says: title, index channel, publicity, mains."""
         said = describe(root)
-        return replace(self.card, title=said.title, index_channel=said.channel, public=said.public)
+        return replace(
+            self.card, title=said.title, index_channel=said.channel, public=said.public, mains_hz=said.mains_hz
+        )
 
     def fingerprint(self, root: Path | None) -> str:
         """Hash the description, the tables, and name and size of each file that the recordings name."""

@@ -345,10 +345,12 @@ def _judge(
         return
     if header.start is None:
         refuse("no_date")
-    if abs(header.fs_hz - usual_hz) > 0.01 * usual_hz:
-        refuse("unexpected_rate", f"{header.fs_hz:g} Hz instead of {usual_hz:g} Hz")
+    fs_hz = header.fs_hz * signal.samples_per_frame
+    if abs(fs_hz - usual_hz) > 0.01 * usual_hz:
+        refuse("unexpected_rate", f"{fs_hz:g} Hz instead of {usual_hz:g} Hz")
     number = NUMBERED.search(path)
     out.found.append(
         Found(encounter_id, folder, int(number.group(1)) if number else 0, archive or path,
-              signal.description or folder, header.fs_hz, n_samples, header.start, path if archive else None)
+              signal.description or folder, fs_hz, n_samples * signal.samples_per_frame, header.start,
+              path if archive else None)
     )  # fmt: skip

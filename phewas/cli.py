@@ -14,11 +14,25 @@ import typer
 
 from phewas import __version__
 from phewas.errors import PhewasError, disk_full
-from phewas.verbs import cohorts, compare, embed, emulate, encoders, evaluate, maps, reanalyse, segments, vocabularies
-from phewas.verbs.running import Engine, stoppable, tell_left_out
+from phewas.verbs import (
+    cohorts,
+    compare,
+    embed,
+    emulate,
+    encoders,
+    evaluate,
+    maps,
+    predict,
+    reanalyse,
+    reports,
+    segments,
+    vocabularies,
+)
+from phewas.verbs.running import Engine, Verbs, stoppable, tell_left_out
 
 app = typer.Typer(
     name="phewas",
+    cls=Verbs,
     help="Which diseases can this biosignal encoder see? Phenome-wide AUCs with honest intervals.",
     no_args_is_help=True,
     add_completion=True,
@@ -277,7 +291,11 @@ app.command("emulate")(emulate.emulate)
 app.command("embed")(embed.embed)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
+app.command("predict")(predict.predict)
 app.command("reanalyse")(reanalyse.reanalyse)
+app.command("report")(reports.report)
+app.command("figures")(reports.figures)
+app.command("cite")(reports.cite)
 
 
 def _command() -> str:

@@ -102,6 +102,10 @@ class SegmentConfig(Part):
         None, gt=0, lt=1, description="least mean correlation of the beats with their average (Orphanidou 2015: 0.86 "
         "for PPG, 0.66 for ECG); default: no such rule, as in the study"
     )  # fmt: skip
+    channels: dict[str, str] = Field(
+        default_factory=dict, description="recorded channel to take for one that the encoder asks for, such as "
+        "ECG_I = \"ECG_II\" where only lead II was recorded"
+    )  # fmt: skip
     mains_hz: Literal[50, 60] | None = Field(
         None, description="mains frequency of the site, for ECG encoders with a notch; default: the cohort's card"
     )
@@ -109,20 +113,66 @@ class SegmentConfig(Part):
 
 
 class LearnConfig(Part):
-    """How the encoder and its heads are fitted."""
+    """How the encoder and its heads are fitted; the one place where the defaults of learning stand."""
 
     epochs: int = Field(20, ge=1, description="passes over the training encounters")
-    batch_encounters: int = Field(32, ge=1, description="encounters per step")
+    batch_encounters: int = Field(32, ge=1, description="encounters per step, over all devices")
     segments_per_encounter: int = Field(20, ge=1, description="segments of each encounter per step")
+    part_segments: int | None = Field(
+        None, ge=1, description="segments that a device passes through the network at once; larger batches are cut "
+        "into such parts between encounters and their gradients added, which bounds memory; batch normalisation sees "
+        "one part. Default: 128 on a CPU, 4096 on a GPU"
+    )  # fmt: skip
     encoder_lr: float = Field(1e-4, gt=0, description="peak learning rate of a pretrained encoder")
     head_lr: float = Field(1e-3, gt=0, description="peak learning rate of the heads, and of an encoder from scratch")
-    weight_decay: float = Field(1e-2, ge=0, description="AdamW weight decay")
+    weight_decay: float = Field(1e-2, ge=0, description="AdamW weight decay of weights; never of biases and norms")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps with rising learning rate")
     clip_norm: float = Field(1.0, gt=0, description="largest gradient norm")
+    loss: Literal["plain", "positive_weight", "logit_adjustment", "focal"] = Field(
+        "plain", description="masked cross-entropy as it is; cases weighted by controls per case; logits shifted by "
+        "the log odds of the prevalence (Menon 2021); or focal (Lin 2017)"
+    )  # fmt: skip
+    positive_weight_cap: float = Field(20.0, ge=1, description="loss positive_weight: largest weight of a case")
+    adjustment_strength: float = Field(1.0, gt=0, description="loss logit_adjustment: multiple of the log odds")
+    focal_gamma: float = Field(2.0, ge=0, description="loss focal: power of the missing probability")
+    head: Literal["linear", "mlp"] = Field("linear", description="a linear map per phenotype, or a hidden layer first")
+    head_width: int = Field(512, ge=1, description="head mlp: hidden units, shared by all phenotypes")
+    head_dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the heads")
+    pooling: Literal["mean", "attention"] = Field(
+        "mean", description="an encounter's logits are the mean over its segments, or a mean weighted by learned "
+        "attention (gated, Ilse 2018), which is trained by bag"
+    )  # fmt: skip
+    bag: bool = Field(default=False, description="the loss is that of the encounter's logits, not of each segment's")
+    frozen_epochs: int = Field(0, ge=0, description="first epochs in which only the heads are trained")
+    unfreeze_every_epochs: int | None = Field(
+        None, ge=1, description="after frozen_epochs, epochs between freeing one further layer from the top; "
+        "default: all at once"
+    )  # fmt: skip
+    frozen_layers: int = Field(0, ge=0, description="layers of the encoder, from the input, that are never trained")
+    augment_crop: float = Field(0.0, ge=0, lt=1, description="largest share cut away, the rest stretched; 0: off")
+    augment_scale: float = Field(0.0, ge=0, lt=1, description="largest relative change of amplitude; 0: off")
+    augment_noise: float = Field(0.0, ge=0, description="largest deviation of added white noise; 0: off")
+    augment_warp: float = Field(0.0, ge=0, lt=1, description="largest relative change of speed in a window; 0: off")
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        "auto", description="arithmetic of the network in training; auto: bf16 on a GPU, float32 on a CPU"
+    )
+    compile: bool = Field(default=False, description="the network goes through torch.compile")
     patience: int = Field(5, ge=1, description="epochs without a better tuning score before stopping")
+    min_tuning_cases: int = Field(
+        5, ge=1, description="case (and control) patients among the tuning patients for a phenotype to count in their "
+        "macro-AUC, which chooses the epoch"
+    )  # fmt: skip
     save_every_steps: int = Field(200, ge=1, description="steps between training checkpoints")
-    l2: float | None = Field(None, gt=0, description="probe: ridge strength; default: chosen on the tuning patients")
+    aggregate: Literal["mean", "mean_probability", "median"] = Field(
+        "mean", description="how an encounter's segments are scored together: mean logit, logit of the mean "
+        "probability, or median logit; with pooling attention it is the attention that decides"
+    )  # fmt: skip
+    segment_predictions: bool = Field(default=False, description="the logits of every segment are kept, too")
+    l2: float | None = Field(
+        None, gt=0, description="probe: ridge strength; default: chosen for each phenotype by cross-validation"
+    )
     permutations: int = Field(999, ge=99, description="cross-fitting: label permutations")
+    tensorboard: bool = Field(default=False, description="also write logs/tensorboard (needs phewas[tensorboard])")
 
 
 class EvaluateConfig(Part):

@@ -86,6 +86,8 @@ def run(made: Plan, *, until: str | None = None) -> Path | None:
             if made.start_from is not None:
                 reuse.adopt(made, directory, lambda step: _fingerprint_if_known(made, directory, step))
             did = _run_steps(made, directory, until)
+            if "evaluate" in directory.manifest["steps"] and not (made.out / "about.json").is_file():
+                _tell_about(made)  # of a run that an earlier version has made
     except PhewasError:
         if fresh and not directory.manifest["steps"]:
             shutil.rmtree(made.out)
@@ -248,6 +250,16 @@ def _segments(made: Plan, fingerprint: str) -> None:
 
 def _learn(made: Plan, fingerprint: str) -> None:
     from phewas.cohorts import heldout
+
+    if made.model is not None:
+        from phewas.learning.apply import apply
+
+        heldout.verify(made.out)
+        apply(
+            made.out, made.model, spec=made.spec, device=made.device, fingerprint=fingerprint,
+            settings=made.config.learn,
+        )  # fmt: skip
+        return
     from phewas.learning.step import Learn, learn, shuffled
     from phewas.progress import progress
     from phewas.schema import PermutationNull
@@ -267,6 +279,13 @@ def _learn(made: Plan, fingerprint: str) -> None:
             seed=config.seed,
             device=made.device,
             fingerprint=fingerprint,
+            about={
+                "cohort": made.source.card.name,
+                "weights": made.weights_sha256,
+                "pretrained": made.pretrained,
+                "code": made.spec.code,
+                "window_s": made.window_s,
+            },
         )
     )
     if frozen is None:
@@ -297,12 +316,23 @@ def _evaluate(made: Plan, _: str) -> None:
         seed=made.config.seed,
         label_window=made.config.phenotypes.label_window,
     )
+    _tell_about(made)
+
+
+def _tell_about(made: Plan) -> ReportMeta:
+    """Keep what the report is told, so that `phewas report` can make it again."""
+    from phewas.reports.meta import write_about
+
+    meta = _report_meta(made)
+    write_about(meta, made.out)
+    return meta
 
 
 def _report(made: Plan, _: str) -> None:
     from phewas.reports.build import build
 
-    build(made.out, small_cell=0 if made.source.card.public else made.config.report.small_cell, meta=_report_meta(made))
+    meta = _tell_about(made)
+    build(made.out, small_cell=meta.small_cell(), meta=meta)
 
 
 def _report_meta(made: Plan) -> ReportMeta:
@@ -314,20 +344,28 @@ def _report_meta(made: Plan) -> ReportMeta:
         "name": spec.title,
         "what it is": spec.description,
         "input": f"{made.window_s:g}-s windows, {spec.contract.words()}",
-        "embedding": f"{spec.width} numbers per window",
+        "embedding": f"{spec.width} numbers per window" + (f": {spec.tensor}" if spec.tensor else ""),
+        "pooling over time": spec.pooling,
+        "inside the network": spec.normalised_inside,
+        "parameters": f"{spec.parameters:,}" if spec.parameters else "",
         "weights": f"sha256 {made.weights_sha256}" if made.pretrained else _without_weights(spec),
-        "pretrained on": ", ".join(spec.pretraining) if made.pretrained else "nothing",
-        "source": spec.source,
+        "pretrained on": (", ".join(spec.pretraining) or "not known") if made.pretrained else "nothing",
+        "source": ", ".join(part for part in (spec.source, f"doi:{spec.doi}" if spec.doi else "") if part),
         "licence": spec.licence,
         "citation": spec.citation,
     }
     warnings = []
-    if not made.pretrained and not spec.frozen_only:
+    if made.model is not None:
+        where = made.model_meta["about"].get("cohort") or "another cohort"
+        warnings.append(f"The model was fitted on {where} and is applied here unchanged: external validation.")
+    if not made.pretrained and not spec.frozen_only and made.model is None:
         how = (
             "trained from scratch on this cohort's own training patients" if made.fit == "finetune" else "never trained"
         )
         named = " The published weights were not used." if spec.pretrained else ""
         warnings.append(f"The encoder {spec.name} started from random weights and was {how}.{named}")
+    for wanted, recorded in made.config.segments.channels.items():
+        warnings.append(f"{recorded} was given to the encoder {spec.name} in the place of {wanted}.")
     return ReportMeta(
         cohort=card.name,
         cohort_title=card.title,
@@ -342,6 +380,9 @@ def _report_meta(made: Plan) -> ReportMeta:
         warnings=warnings,
         settings=made.config.model_dump(mode="json", exclude={"data", "weights", "workers"})
         | {"window_s": made.window_s, "min_code_days": made.min_code_days},
+        data_citation=card.citation,
+        data_licence=card.licence,
+        public=card.public,
     )
 
 

@@ -30,7 +30,8 @@ class Plan:
     """A run with every default filled in and every input found.
 
     `root` is the data folder (None where the cohort needs none); `weights` a file, ``random`` or None; `start_from`
-    another run's directory, of which finished steps are taken over.
+    another run's directory, of which finished steps are taken over; `model` the folder of a finished model that is
+    applied, or None for fitting one.
     """
 
     config: RunConfig
@@ -41,15 +42,27 @@ class Plan:
     out: Path
     command: str
     start_from: Path | None = None
+    model: Path | None = None
+
+    @cached_property
+    def model_meta(self) -> dict[str, Any]:
+        """What the finished model's folder says of it; empty where the run fits its own."""
+        from phewas.learning.model import read_meta
+
+        return read_meta(self.model) if self.model is not None else {}
 
     @property
     def fit(self) -> Any:
         """``finetune`` or ``probe``; the latter by default for an encoder that cannot be trained."""
+        if self.model is not None:
+            return self.model_meta["fit"]
         return self.config.fit or ("probe" if self.spec.frozen_only else self.source.card.fit)
 
     @property
     def heldout(self) -> str:
         """The held-out rule."""
+        if self.model is not None:
+            return f"model:{self.model}"
         return self.config.heldout or self.source.card.heldout
 
     @property
@@ -70,6 +83,8 @@ class Plan:
     @property
     def pretrained(self) -> bool:
         """Whether the encoder starts from weights that have seen patients, or will when they are given."""
+        if self.model is not None:
+            return bool(self.model_meta["about"].get("pretrained", True))
         return self.spec.pretrained if self.weights is None else self.weights != "random"
 
     @cached_property
@@ -81,6 +96,8 @@ class Plan:
     @cached_property
     def weights_sha256(self) -> str:
         """Hash of the weights; ``random`` for none, and what may still be given where none is needed yet."""
+        if self.model is not None:
+            return str(self.model_meta["sha256"])
         if not self.pretrained:
             return "random"
         if self.weights is None:
@@ -116,6 +133,8 @@ class Plan:
                 return {"data": self.data_fingerprint, "index_channel": card.index_channel}
             case "split":
                 rule = self.heldout
+                if self.model is not None:
+                    return {"heldout": "model", "model": self.weights_sha256, "seed": config.seed}
                 manifest = Path(rule.removeprefix("manifest:")) if rule.startswith("manifest:") else self.manifest
                 return {
                     "heldout": rule,
@@ -134,8 +153,11 @@ class Plan:
             case "segments":
                 shards = config.segments.model_dump() | {"window_s": self.window_s}
                 return shards | {"contract": self.spec.contract.digest, "seed": config.seed}
+            case "learn" if self.model is not None:
+                how = {"aggregate": config.learn.aggregate, "segment_predictions": config.learn.segment_predictions}
+                return how | {"model": self.weights_sha256, "device": self.device}
             case "learn":
-                return config.learn.model_dump() | {
+                return config.learn.model_dump(exclude={"tensorboard"}) | {
                     "fit": self.fit,
                     "seed": config.seed,
                     "encoder": self.spec.name,
@@ -159,8 +181,9 @@ class Plan:
 
 
 def plan(
-    config: RunConfig, *, out: Path | None, command: str, weights_needed: bool = True, start_from: Path | None = None
-) -> Plan:
+    config: RunConfig, *, out: Path | None, command: str, weights_needed: bool = True, start_from: Path | None = None,
+    model: Path | None = None,
+) -> Plan:  # fmt: skip
     """Find everything that a run needs, before anything is written.
 
     Parameters
@@ -175,6 +198,8 @@ def plan(
         False for steps that come before the encoder: its weights may then be given later.
     start_from
         Directory of another run whose finished steps may be taken over (`phewas.reuse`).
+    model
+        Folder of a finished model that is applied instead of fitting one; `config` names its encoder.
 
     Raises
     ------
@@ -193,17 +218,20 @@ def plan(
     vocabulary.resolve(config.phenotypes.vocabulary)
     root = settings.data_root(config) if source.card.needs_data else None
     source = _described(source, root)
-    weights = _weights(config, spec)
+    weights = _weights(config, spec) if model is None else None
+    weights_needed = weights_needed and model is None
     _complain_about_missing(config, source, spec, root, weights if weights_needed else weights or "random")
-    mains_hz = config.segments.mains_hz or getattr(source.card, "mains_hz", None)
+    spec = _with_channels(spec, config)
+    mains_hz = config.segments.mains_hz or source.card.mains_hz
     if spec.contract.notch is not None and spec.contract.notch.hz == "site" and mains_hz is None:
         say(f"{spec.name} wants a notch at the mains frequency, and it is not known here: none is applied "
             "([segments] mains_hz = 50 or 60 in a --config file).")  # fmt: skip
     spec = replace(spec, contract=spec.contract.at_site(mains_hz))
     if weights == "random":
         say(f"{spec.name} starts from random weights, as asked for: its results are not those of the published model.")
-    folder = out or Path("phewas-runs") / f"{config.cohort}-{_for_a_folder(spec.name)}"
-    made = Plan(config, source, spec, root, weights, folder, command, start_from)
+    applied = "" if model is None else "-applied"
+    folder = out or Path("phewas-runs") / f"{config.cohort}-{_for_a_folder(spec.name)}{applied}"
+    made = Plan(config, source, spec, root, weights, folder, command, start_from, model)
     spec.contract.check_window(made.window_s)
     _check_encoder(made)
     return made
@@ -223,6 +251,31 @@ def _weights(config: RunConfig, spec: EncoderSpec) -> str | None:
     if given is not None:
         raise WeightsError(f"{spec.name} holds its own weights, and --weights {given} was given", cure="leave it out")
     return str(spec.bundle)
+
+
+def _with_channels(spec: EncoderSpec, config: RunConfig) -> EncoderSpec:
+    """Return the encoder's record with the recorded channels that are to stand for some of its own.
+
+    Raises
+    ------
+    ConfigError
+        The encoder has no such channel, or one recording would stand for two channels.
+    """
+    swaps, own = config.segments.channels, spec.contract.channels
+    for wanted in swaps:
+        if wanted not in own:
+            raise ConfigError(
+                f"{spec.name} has no channel {wanted!r} for another to stand for",
+                expected=" or ".join(own),
+                cure='[segments] channels = {OF_THE_ENCODER = "RECORDED"}',
+            )
+    channels = tuple(swaps.get(c, c) for c in own)
+    if len(set(channels)) < len(channels):
+        raise ConfigError("one recorded channel would stand for two of the encoder's",
+                          expected="a channel of its own for each")  # fmt: skip
+    for wanted, recorded in swaps.items():
+        say(f"{recorded} stands for {wanted}, as asked for: {spec.name} was made for {wanted}.")
+    return replace(spec, contract=replace(spec.contract, channels=channels)) if swaps else spec
 
 
 def _for_a_folder(name: str) -> str:

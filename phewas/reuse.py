@@ -47,7 +47,11 @@ def settings_of(run: Path, *, encoder: str | None) -> dict[str, Any]:
     RunDirectory(run)  # tells a damaged one
     config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")).get("config", {})
     dropped = NOT_TAKEN if encoder is not None else NOT_TAKEN[2:]
-    return {name: value for name, value in config.items() if name not in dropped and value is not None}
+    taken = {name: value for name, value in config.items() if name not in dropped and value is not None}
+    if encoder is not None and isinstance(taken.get("segments"), dict):
+        # Which recorded channel stands for another was said of the other run's encoder.
+        taken["segments"] = {name: value for name, value in taken["segments"].items() if name != "channels"}
+    return taken
 
 
 def adopt(made: Plan, directory: RunDirectory, fingerprint_of: Callable[[str], str | None]) -> list[str]:

@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from phewas.reports import flow, html, training
-from phewas.reports.figures import pdf, png
+from phewas.reports import reference as published
+from phewas.reports.checklist import STATES, checklist, tally
+from phewas.reports.citations import citations
+from phewas.reports.gallery import SEGMENT_NOTE, write_figure
 from phewas.reports.labels import label_rules
 from phewas.reports.latex import write_longtable
 from phewas.reports.manhattan import caption, manhattan
+from phewas.reports.material import Material, read_material
 from phewas.reports.meta import ReportMeta, flat, methods
+from phewas.reports.pagedata import as_json, cards, figure_data, packed, plotly_script
+from phewas.reports.reference import Reference
 from phewas.reports.shift import shift_rows, shift_warnings
-from phewas.reports.tables import estimate_text, interval_text, protect, shareable, shown, write_phenotypes
+from phewas.reports.style import SCREEN_DPI, png
+from phewas.reports.table1 import table1_rows
+from phewas.reports.tables import as_text, estimate_text, interval_text, shown, write_phenotypes
 from phewas.reports.workbook import write_workbook
-from phewas.rundir import atomic, write_text
-from phewas.schema import (
-    ChapterResults,
-    Flow,
-    Overview,
-    PhenotypeResults,
-    Phenotypes,
-    Rejects,
-    Splits,
-    Unmapped,
+from phewas.rundir import RunDirectory, digest_of, write_text
+from phewas.schema import Flow, Rejects, Splits, Unmapped
+
+PRIVATE = (
+    "The tables in cohort/, phenotypes/, segments/, predictions/, embeddings/ and results/ hold rows of single patients\n"
+    "or exact counts, also small ones. They are not for sharing. What may be shown is in report/, where small cells are\n"
+    "hidden.\n"
 )
-
-PRINT_DPI, SCREEN_DPI = 300, 200
-SEGMENT_NOTE = "Segments are counted as if they were independent patients: intervals are too narrow."
-
 
 # States of ``cohort/disjointness.json`` in which no tested patient can have been met in pretraining.
 SAFE = ("excluded", "not pretrained")
 
 
-def build(run: Path, *, meta: ReportMeta, small_cell: int) -> Path:
-    """Write ``report/``: the page, the Manhattan figure (PNG at 300 dpi, PDF), the table of phenotypes, the workbook.
+def build(run: Path, *, meta: ReportMeta, small_cell: int, reference: Reference | None = None) -> Path:
+    """Write ``report/``: the page, the main figures (PNG at 300 dpi, PDF), the table of phenotypes, the workbook.
 
     Everything written obeys the small-cell rule of `phewas.reports.tables.protect`. No statistic is computed. The same
     tables and the same `meta` give the same bytes.
@@ -45,12 +47,14 @@ def build(run: Path, *, meta: ReportMeta, small_cell: int) -> Path:
     Parameters
     ----------
     run
-        The run directory, with ``results/``, ``cohort/`` and ``phenotypes/`` complete; ``cohort/disjointness.json`` and
-        ``model/history.csv`` are used where they exist.
+        The run directory, with ``results/``, ``cohort/`` and ``phenotypes/`` complete; ``cohort/disjointness.json``,
+        ``model/history.csv`` and ``run.json`` are used where they exist.
     meta
         What the page says about the run.
     small_cell
         Counts of 1 to ``small_cell - 1`` are hidden; 0 for public cohorts.
+    reference
+        A published table to compare with, from `phewas.reports.reference.read_reference`.
 
     Returns
     -------
@@ -63,57 +67,89 @@ def build(run: Path, *, meta: ReportMeta, small_cell: int) -> Path:
         A table is missing or does not keep its contract.
     """
     run = Path(run)
-    results = PhenotypeResults.read(run)
-    protected = protect(results, small_cell=small_cell)
-    report = run / "report"
-    write_phenotypes(shareable(results, small_cell=small_cell), report / "tables")
-    title = f"AUC by phenotype: {meta.encoder} on {meta.title}."
-    write_longtable(protected, report / "tables", caption=title, small_cell=small_cell)
-
-    segments = "segment" in results.get_column("unit").to_list()
-    figure = manhattan(protected, title=f"{meta.encoder} on {meta.title}", note=SEGMENT_NOTE if segments else "")
-    _write(png(figure, dpi=PRINT_DPI), report / "figures" / "manhattan_auc.png")
-    _write(pdf(figure), report / "figures" / "manhattan_auc.pdf")
-
-    parts = _people(run, results, small_cell=small_cell)
-    write_workbook(
-        run, report / "results.xlsx", meta=meta, protected=protected, rounded=parts["rounded"], small_cell=small_cell
-    )
-    colours = html.chapter_colours(results)
-    chapters, vocabulary = ChapterResults.read(run), Phenotypes.read(run)
+    report, title = run / "report", f"{meta.encoder} on {meta.title}"
+    material = read_material(run, small_cell=small_cell)
+    protected = material.results
+    write_phenotypes(as_text(protected, small_cell=small_cell), report / "tables")
+    write_longtable(protected, report / "tables", caption=f"AUC by phenotype: {title}.", small_cell=small_cell)
+    note = SEGMENT_NOTE if material.segments else ""
+    figure = manhattan(protected, title=title, note=note)
+    write_figure(figure, report / "figures" / "manhattan_auc", formats=("png", "pdf"))
+    parts = _people(run, material, small_cell=small_cell)
+    write_workbook(run, report / "results.xlsx", meta=meta, material=material, rounded=parts["rounded"])
+    write_text(PRIVATE, run / "NOT-FOR-SHARING.txt")
+    colours = html.chapter_colours(protected)
     tested = html.tested_rows(protected, small_cell=small_cell, colours=colours)
     compared = shift_rows(run, small_cell=small_cell)
+    sides, table1 = table1_rows(run, small_cell=small_cell)
+    cited = citations(meta, protected)
+    listed = checklist({"subgroups": material.subgroups.height > 0, "table1": bool(table1), "shift": bool(compared),
+                        "encoder": bool(meta.encoder_card)})
     page = html.render(
-        meta=meta,
-        **parts,
-        warnings=_warnings(meta, protected, parts["disjointness"], segments=segments) + shift_warnings(compared),
-        shift=compared,
-        tiles=_tiles(chapters, parts["sides"]),
-        overview=html.overview_rows(Overview.read(run), small_cell=small_cell, rounded=parts["rounded"]),
+        meta=meta, plotly=plotly_script(), figure_json=as_json(figure_data(material)),
+        cards_packed=packed(cards(material)), **parts,
+        warnings=_warnings(meta, protected, parts["disjointness"], segments=material.segments)
+        + shift_warnings(compared),
+        shift=compared, table1=table1, table1_sides=sides,
+        tiles=_tiles(material, parts["sides"]),
+        overview=html.overview_rows(material.overview, small_cell=small_cell, rounded=parts["rounded"]),
         manhattan=html.data_uri(png(figure, dpi=SCREEN_DPI)),
-        manhattan_alt=_alt(protected, chapters),
+        manhattan_alt=_alt(protected, material.chapters),
         manhattan_caption=caption(protected),
         tested=tested,
         chapter_names=sorted({row["chapter"] for row in tested}),
         untested=html.untested_rows(protected, small_cell=small_cell),
-        chapters=html.chapter_rows(chapters, protected, colours=colours),
-        n_vocabulary=f"{vocabulary.height:,}",
+        chapters=html.chapter_rows(material.chapters, protected, colours=colours),
+        n_vocabulary=f"{protected.height:,}",
         training=_training(run / "model" / "history.csv"),
-        methods=methods(meta, **{name: _distinct(protected, column) for name, column in (
-            ("vocabularies", "vocabulary"), ("windows", "label_window"), ("units", "unit"),
-            ("intervals", "ci_method"), ("tests", "p_test"))},
-            compared=protected.get_column("delta_auc").count() > 0),
-        settings=list(flat(meta.settings)),
+        reference=_reference(material, reference, report, meta=meta, note=note),
+        methods=_methods(meta, protected, parts["sides"]),
+        citations=cited, checklist=listed, checklist_tally=tally(listed), states=STATES,
+        settings=list(flat(meta.settings)), reproduce=_reproduce(run),
         **label_rules(run, small_cell=small_cell),
         small_cell=small_cell,
-        segments=segments,
+        segments=material.segments,
     )
     return write_text(page, report / "index.html")
 
 
-def _write(content: bytes, path: Path) -> None:
-    with atomic(path) as handle:
-        handle.write(content)
+def _methods(meta: ReportMeta, protected: pl.DataFrame, sides: list[dict[str, Any]]) -> list[str]:
+    """Return the methods as sentences, and who was on which side."""
+    text = methods(meta, **{name: _distinct(protected, column) for name, column in (
+        ("vocabularies", "vocabulary"), ("windows", "label_window"), ("units", "unit"),
+        ("intervals", "ci_method"), ("tests", "p_test"))}, compared=protected.get_column("delta_auc").count() > 0)
+    told = [f"{side['patients']} {side['words']}" + (f" with {side['encounters']} encounters"
+            if side["encounters"] != "–" else "") for side in sides]
+    if told:
+        text.insert(0, f"Patients by side of the study: {'; '.join(told)}.")
+    n = protected.filter(pl.col("status") == "tested").height
+    return [*text, f"{n:,} phenotypes were tested, and form the family for multiplicity."]
+
+
+def _reference(
+    material: Material, reference: Reference | None, report: Path, *, meta: ReportMeta, note: str
+) -> dict[str, Any] | None:
+    """Write the comparison with a published table and return what the page shows of it."""
+    if reference is None:
+        return None
+    both = published.compared(material.results, reference)
+    published.write_compared(both, report / "tables", small_cell=material.small_cell)
+    figure = published.agreement(both, reference, name=meta.encoder, note=note)
+    write_figure(figure, report / "figures" / "agreement")
+    return {"words": published.summary_words(both, reference), "citation": reference.citation,
+            "image": html.data_uri(png(figure, dpi=SCREEN_DPI))}
+
+
+def _reproduce(run: Path) -> list[tuple[str, str]]:
+    """Return versions, the run's identity and a hash of each step's outputs, from ``run.json``."""
+    manifest = RunDirectory(run).manifest
+    rows = [(f"{name} (version)", str(v)) for name, v in manifest.get("versions", {}).items() if name != "phewas"]
+    rows += [(str(name).replace("_", " "), str(v)) for name, v in manifest.get("identity", {}).items() if v]
+    for step, record in manifest["steps"].items():
+        if step != "report":
+            hashes = {name: output["sha256"] for name, output in record["outputs"].items()}
+            rows.append((f"outputs of {step} (hash)", digest_of(hashes)))
+    return rows
 
 
 def _distinct(protected: pl.DataFrame, column: str) -> list[str]:
@@ -121,7 +157,7 @@ def _distinct(protected: pl.DataFrame, column: str) -> list[str]:
     return sorted(tested.get_column(column).drop_nulls().unique().to_list())
 
 
-def _people(run: Path, results: pl.DataFrame, *, small_cell: int) -> dict[str, Any]:
+def _people(run: Path, material: Material, *, small_cell: int) -> dict[str, Any]:
     """Return the parts of the page that count people, rounded together where one of them is small."""
     steps, told = Flow.read_all(run), flow.read_disjointness(run / "cohort" / "disjointness.json")
     sides = flow.side_counts(Splits.read(run), told)
@@ -147,14 +183,25 @@ def _people(run: Path, results: pl.DataFrame, *, small_cell: int) -> dict[str, A
     }
 
 
-def _tiles(chapters: pl.DataFrame, sides: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Return the headline counts of the first screen with what they mean."""
+def _tiles(material: Material, sides: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Return the headline counts of the first screen with what they mean, and their intervals where there are some."""
+    chapters = material.chapters
+    value = {r["measure"]: r for r in material.overview.iter_rows(named=True)}
+
+    def between(measure: str) -> str:
+        row = value.get(measure)
+        if row is None or row["low"] is None or row["high"] is None:
+            return ""
+        return f"; with other patients {math.floor(row['low']):,} to {math.ceil(row['high']):,} (95 % interval)"
+
+    joint = value.get("n_auc_70_joint")
+    sure = "" if joint is None or joint["value"] is None else f"; at least {joint['value']:,.0f} with joint confidence"
     total = {c: int(chapters.get_column(c).sum()) for c in
              ("n_phenotypes", "n_tested", "n_significant", "n_auc_70", "n_beats_baseline")}
     tiles = [
         (f"{total['n_tested']:,}", f"of {total['n_phenotypes']:,} phenotypes had enough cases to be tested"),
         (f"{total['n_significant']:,}", "are seen better than chance (AUC above 0.5 with q < 0.05)"),
-        (f"{total['n_auc_70']:,}", "have an AUC of 0.70 or more"),
+        (f"{total['n_auc_70']:,}", f"have an AUC of 0.70 or more{between('n_auc_70')}{sure}"),
         (f"{total['n_beats_baseline']:,}", "are seen better than from age and sex alone (q < 0.05)"),
     ]
     scored = [side for side in sides if side["split"] in ("held_out", "crossfit")]

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from phewas.errors import ConfigError, nearest
-from phewas.reports.figures import png
+from phewas.reports.style import png
 from phewas.schema import LABELS_PATH, Encounters, LabelColumns, LabelRows, Patients, Phenotypes
 
 OLDEST = 90.0
@@ -23,12 +23,27 @@ CASE, CONTROL = "#B3123B", "#B9C0C6"
 class Drawn:
     """The picture, or None where too few people would be shown, and what was left out of it."""
 
+    figure: Figure | None = None
     png: bytes | None = None
     notes: list[str] = field(default_factory=list)
 
 
+def latest_map(run: Path) -> pl.DataFrame | None:
+    """Return the places that `phewas embed` wrote last below the run's ``embeddings/``, or None."""
+    made = sorted((run / "embeddings").glob("**/map.parquet"), key=lambda file: file.stat().st_mtime_ns)
+    return pl.read_parquet(made[-1]) if made else None
+
+
 def picture(run: Path, places: pl.DataFrame, *, phenotype: str | None, small_cell: int, title: str) -> Drawn:
-    """Draw the map of a run's encounters.
+    """Return `drawn` with the figure as PNG bytes."""
+    made = drawn(run, places, phenotype=phenotype, small_cell=small_cell, title=title)
+    if made.figure is not None:
+        made.png = png(made.figure, dpi=160)
+    return made
+
+
+def drawn(run: Path, places: pl.DataFrame, *, phenotype: str | None, small_cell: int, title: str) -> Drawn:
+    """Draw the map of a run's encounters. Points are pixels in every format, so that no exact value can be read out.
 
     Parameters
     ----------
@@ -48,16 +63,16 @@ def picture(run: Path, places: pl.DataFrame, *, phenotype: str | None, small_cel
     ConfigError
         The run has no such phenotype.
     """
-    drawn = Drawn()
+    made = Drawn()
     people = places.join(Encounters.read(run).select("encounter_id", "age"), on="encounter_id", how="left")
     people = people.join(Patients.read(run).select("patient_id", "sex"), on="patient_id", how="left")
     labels, name, cases = _labels(run, people, phenotype)
     if people["patient_id"].n_unique() < max(small_cell, 3):
-        drawn.notes.append("no picture of the embeddings: too few patients")
-        return drawn
+        made.notes.append("no picture of the embeddings: too few patients")
+        return made
     panels = ["age", "sex"]
     if min(cases) < max(small_cell, 1):
-        drawn.notes.append(f"the picture is not coloured by {name}: too few case or control patients")
+        made.notes.append(f"the picture is not coloured by {name}: too few case or control patients")
     else:
         panels.append("phenotype")
     figure = Figure(figsize=(4.2 * len(panels), 4.3), layout="constrained")
@@ -66,7 +81,7 @@ def picture(run: Path, places: pl.DataFrame, *, phenotype: str | None, small_cel
     x, y = people["x"].to_numpy(), people["y"].to_numpy()
     size = float(np.clip(3000 / max(people.height, 1), 1.5, 14))
     _ages(figure, axes[0], x, y, people["age"].to_numpy(), size)
-    _sexes(axes[1], people, size, small_cell, drawn)
+    _sexes(axes[1], people, size, small_cell, made)
     if "phenotype" in panels:
         for value, colour, word in ((0, CONTROL, "control"), (1, CASE, "case")):
             chosen = labels == value
@@ -74,8 +89,11 @@ def picture(run: Path, places: pl.DataFrame, *, phenotype: str | None, small_cel
         axes[2].set_title(name, fontsize=10)
         axes[2].legend(frameon=False, fontsize=8, markerscale=2)
     _labelled(axes, places)
-    drawn.png = png(figure, dpi=160)
-    return drawn
+    for ax in axes:
+        for points in ax.collections:
+            points.set_rasterized(True)
+    made.figure = figure
+    return made
 
 
 def _ages(figure: Figure, ax: Axes, x: np.ndarray, y: np.ndarray, age: np.ndarray, size: float) -> None:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from phewas.reports.layout import chapter_colour, shorten
 from phewas.reports.manhattan import status_words
+from phewas.reports.material import veiled_chapters
 from phewas.reports.meta import ReportMeta
 from phewas.reports.tables import ROUNDED, estimate_text, interval_text, p_text, shown
 
@@ -63,13 +64,12 @@ def tested_rows(protected: pl.DataFrame, *, small_cell: int, colours: Mapping[st
         {
             "phenotype": clean(r["phenotype"], width=40), "description": clean(r["description"], width=CELL_WIDTH),
             "chapter": clean(r["chapter"], width=60), "colour": colours.get(r["chapter"], "#777777"),
-            "sex": {"F": "women", "M": "men"}.get(r["sex"], ""),
+            "sex": {"F": "women", "M": "men"}.get(r["sex"], ""), "sex_code": r["sex"],
             "cases": shown(r["n_case_patients"], small_cell=small_cell, rounded=r[ROUNDED]),
             "cases_sort": r["n_case_patients"] or 0,
             "auc": estimate_text(r["auc"]), "auc_sort": _sortable(r["auc"]),
             "interval": interval_text(r["auc_low"], r["auc_high"]),
             "q": p_text(r["q_fdr"]), "q_sort": _sortable(r["q_fdr"]),
-            "significant": r["q_fdr"] is not None and r["q_fdr"] < 0.05,
             "baseline": estimate_text(r["baseline_auc"]), "baseline_sort": _sortable(r["baseline_auc"]),
             "delta": estimate_text(r["delta_auc"], signed=True), "delta_sort": _sortable(r["delta_auc"]),
             "delta_interval": interval_text(r["delta_low"], r["delta_high"], signed=True),
@@ -118,12 +118,6 @@ def chapter_rows(
     ]
 
 
-def veiled_chapters(protected: pl.DataFrame) -> set[str]:
-    """Return the chapters with a tested phenotype whose AUC `protected` hides."""
-    hidden = pl.col("n_case_patients").is_null() | pl.col("n_control_patients").is_null()
-    return set(protected.filter((pl.col("status") == "tested") & hidden).get_column("chapter").to_list())
-
-
 def overview_rows(overview: pl.DataFrame, *, small_cell: int, rounded: bool) -> list[dict[str, str]]:
     """Return the headline figures with their meaning; numbers of people obey the small-cell rule."""
     rows = []
@@ -152,22 +146,28 @@ def data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
-def render(*, meta: ReportMeta, **parts: Any) -> str:
+def render(
+    *, meta: ReportMeta, plotly: str, figure_json: str, cards_packed: str, **parts: Any
+) -> str:
     """Fill the template; autoescape is on, undefined names are an error, nothing is loaded from elsewhere.
 
-    The page forbids itself every request and every script but its own, named by hash.
+    The page forbids itself every request and every script but its own two, named by hash.
     """
     folder = files("phewas.reports") / "templates"
     css, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    sources = {"report.html.j2": (folder / "report.html.j2").read_text(encoding="utf-8")}
+    names = ("report.html.j2", "results.html.j2", "people.html.j2", "methods.html.j2")
+    sources = {name: (folder / name).read_text(encoding="utf-8") for name in names}
     environment = jinja2.Environment(
         loader=jinja2.DictLoader(sources), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
     )
     environment.filters["clean"] = clean
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    # Style and script are files of this package, not text from outside.
+    # Style and scripts are files of this package and of plotly, not text from outside; the data escapes itself.
     return environment.get_template("report.html.j2").render(
-        meta=meta, css=Markup(css), script=Markup(script),
-        script_hash=f"sha256-{digest}", **parts,
+        meta=meta, css=Markup(css), script=Markup(script), script_hash=_hash(script), plotly=Markup(plotly),
+        plotly_hash=_hash(plotly), figure_json=Markup(figure_json), cards_packed=Markup(cards_packed), **parts,
     )
+
+
+def _hash(script: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")

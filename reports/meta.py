@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
+
+from phewas.errors import RunError
+from phewas.rundir import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +42,10 @@ class ReportMeta:
         What the reader must know first, one sentence each; those that follow from the tables are added by the report.
     settings
         The run's configuration, nested as in its TOML file.
+    data_citation, data_licence
+        How the source asks to be cited, and on which terms it may be used.
+    public
+        Whether small counts may be shown, as the cohort's card says.
     """
 
     cohort: str
@@ -51,11 +60,47 @@ class ReportMeta:
     command: str = ""
     warnings: Sequence[str] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    data_citation: str = ""
+    data_licence: str = ""
+    public: bool = False
 
     @property
     def title(self) -> str:
         """The cohort's title, or its name where it has none."""
         return self.cohort_title or self.cohort
+
+
+    def small_cell(self) -> int:
+        """The threshold of the small-cell rule: that of the settings, or 0 for a public cohort."""
+        rule = self.settings.get("report", {})
+        return 0 if self.public else int(rule.get("small_cell", 11) if isinstance(rule, Mapping) else 11)
+
+
+ABOUT = "about.json"
+
+
+def write_about(meta: ReportMeta, run: Path) -> Path:
+    """Write what the report is told to ``about.json`` in the run directory, so that it can be made again from there."""
+    return write_json(asdict(meta), run / ABOUT)
+
+
+def read_about(run: Path) -> ReportMeta:
+    """Read ``about.json``.
+
+    Raises
+    ------
+    RunError
+        It is missing or not as `write_about` makes it.
+    """
+    file, cure = run / ABOUT, "give the command of the run once more: phewas run"
+    if not run.is_dir():
+        raise RunError(f"there is no folder {run}", expected="the folder of a run", cure="see phewas run --out")
+    if not file.is_file():
+        raise RunError(f"{run} has no {ABOUT}", expected="a run whose evaluate step is done", cure=cure)
+    try:
+        return ReportMeta(**json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{file} is damaged", cure=cure) from error
 
 
 def flat(settings: Mapping[str, Any], *, prefix: str = "") -> Iterator[tuple[str, str]]:

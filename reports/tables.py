@@ -154,7 +154,12 @@ def shareable(results: pl.DataFrame, *, small_cell: int) -> pl.DataFrame:
 
     Parameters and errors are those of `protect`. This is the table below ``report/tables/``.
     """
-    return protect(results, small_cell=small_cell).with_columns(
+    return as_text(protect(results, small_cell=small_cell), small_cell=small_cell)
+
+
+def as_text(protected: pl.DataFrame, *, small_cell: int) -> pl.DataFrame:
+    """Return a `protect`-ed table with the counts as text, as `shareable` does."""
+    return protected.with_columns(
         pl.col(c).cast(pl.String).fill_null(f"<{small_cell}").alias(c) for c in COUNTS
     )
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from phewas.errors import SchemaError
 from phewas.reports.layout import PALETTE
-from phewas.reports.manhattan import RC
+from phewas.reports.style import RC
 
 COLUMNS = ("epoch", "train_loss", "tuning_loss", "tuning_auc")
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -21,8 +20,10 @@ import polars as pl
 import xlsxwriter
 
 from phewas.reports import flow
-from phewas.reports.html import clean, overview_rows, veiled_chapters
+from phewas.reports.html import clean, overview_rows
+from phewas.reports.material import Material, veiled_chapters
 from phewas.reports.meta import ReportMeta, flat
+from phewas.reports.sheets import Sheet, further_sheets, hidden, meanings
 from phewas.reports.table1 import table1_rows
 from phewas.reports.tables import COUNTS, FORMULA_STARTS, P_VALUES, ROUNDED, hide_small
 from phewas.rundir import atomic
@@ -30,11 +31,9 @@ from phewas.schema import (
     ChapterResults,
     Definitions,
     Flow,
-    Overview,
     PhenotypeResults,
     Phenotypes,
     Rejects,
-    Table,
     Unmapped,
 )
 
@@ -45,31 +44,8 @@ PACKAGES = ("phewas", "numpy", "scipy", "polars", "torch", "scikit-learn", "wfdb
 _NARROW, _WIDE = 6, 60
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """One sheet: its rows, and what its columns mean.
-
-    Attributes
-    ----------
-    name
-        At most 31 characters.
-    columns
-        Heads, and what each means; an empty meaning leaves the column out of the sheet that explains them.
-    rows
-        Cells: numbers, text, True and False, or None for an empty one.
-    note
-        A sentence above the table.
-    """
-
-    name: str
-    columns: Mapping[str, str]
-    rows: Sequence[Sequence[Any]]
-    note: str = ""
-    formats: Mapping[str, str] = field(default_factory=dict)
-
-
 def write_workbook(
-    run: Path, path: Path, *, meta: ReportMeta, protected: pl.DataFrame, rounded: bool, small_cell: int
+    run: Path, path: Path, *, meta: ReportMeta, material: Material, rounded: bool
 ) -> Path:
     """Write the workbook of a run; the same tables and `meta` give the same bytes.
 
@@ -81,17 +57,17 @@ def write_workbook(
         Where to.
     meta
         What is said about the run.
-    protected
-        As `phewas.reports.tables.protect` returns it.
+    material
+        The tables with small cells hidden.
     rounded
         Whether totals of the cohort are rounded (`phewas.reports.flow.must_round`).
-    small_cell
-        Counts of 1 to ``small_cell - 1`` are hidden; 0 for public cohorts.
     """
+    protected, small_cell = material.results, material.small_cell
     sheets = [
         _results(protected, small_cell=small_cell),
-        _chapters(ChapterResults.read(run), protected),
-        _overview(Overview.read(run), small_cell=small_cell, rounded=rounded),
+        _chapters(material.chapters, protected),
+        _overview(material.overview, small_cell=small_cell, rounded=rounded),
+        *further_sheets(material),
         *_table1(run, small_cell=small_cell),
         _flow(run, small_cell=small_cell, rounded=rounded),
         _rejected(run, small_cell=small_cell),
@@ -176,15 +152,6 @@ def _cell(page: Any, down: int, place: int, value: Any, formats: _Formats, *, sh
         page.write_string(down, place, text, formats.quoted if risky else formats.text)
 
 
-def _meanings(table: type[Table], names: Iterable[str]) -> dict[str, str]:
-    columns = table.columns()
-    return {name: columns[name].doc if name in columns else "" for name in names}
-
-
-def _hidden(value: int | None, *, small_cell: int) -> int | str:
-    return f"<{small_cell}" if value is None else value
-
-
 def _number(text: str) -> int | float | str | None:
     """Return a shown number as a number again; what is hidden or rounded stays text, and a dash is an empty cell."""
     bare = text.replace(",", "").replace("−", "-")
@@ -197,10 +164,10 @@ def _number(text: str) -> int | float | str | None:
 
 
 def _results(protected: pl.DataFrame, *, small_cell: int) -> Sheet:
-    columns = _meanings(PhenotypeResults, protected.columns)
+    columns = meanings(PhenotypeResults, protected.columns)
     columns[ROUNDED] = "whether the counts of this row are rounded to tens, because one of them is hidden"
     rows = [
-        [_hidden(value, small_cell=small_cell) if name in COUNTS else value for name, value in row.items()]
+        [hidden(value, small_cell=small_cell) if name in COUNTS else value for name, value in row.items()]
         for row in protected.iter_rows(named=True)
     ]
     return Sheet("Results", columns, rows, formats=dict.fromkeys(P_VALUES, "0.00E+00"))
@@ -212,7 +179,7 @@ def _chapters(chapters: pl.DataFrame, protected: pl.DataFrame) -> Sheet:
     shown = chapters.sort("chapter_order", "chapter").with_columns(
         pl.when(~blank).then(pl.col(c).round(3)).alias(c) for c in ("mean_auc", "median_auc")
     )
-    return Sheet("Chapters", _meanings(ChapterResults, shown.columns), shown.rows())
+    return Sheet("Chapters", meanings(ChapterResults, shown.columns), shown.rows())
 
 
 def _overview(overview: pl.DataFrame, *, small_cell: int, rounded: bool) -> Sheet:
@@ -265,12 +232,12 @@ def _rejected(run: Path, *, small_cell: int) -> Sheet:
 
 def _definitions(run: Path) -> list[Sheet]:
     named = Phenotypes.read(run)
-    columns = _meanings(Phenotypes, ["phenotype", "description", "chapter", "sex", "vocabulary", "same_as"])
+    columns = meanings(Phenotypes, ["phenotype", "description", "chapter", "sex", "vocabulary", "same_as"])
     sheets = [Sheet("Phenotypes", columns, named.select(list(columns)).rows())]
     if (run / Definitions.file).is_file():
         words = named.select("phenotype", "description")
         pairs = Definitions.read(run).join(words, on="phenotype", how="left", maintain_order="left")
-        columns = _meanings(Definitions, Definitions.columns()) | {"description": "of the phenotype, in words"}
+        columns = meanings(Definitions, Definitions.columns()) | {"description": "of the phenotype, in words"}
         note = "A phenotype also counts the codes of the phenotypes that roll up to it."
         if pairs.height > LONGEST_SHEET:
             note = f"The first {LONGEST_SHEET:,} of {pairs.height:,} codes. {note}"
@@ -283,9 +250,9 @@ def _unmapped(unmapped: pl.DataFrame, *, small_cell: int) -> Sheet:
         unmapped.sort(["n_rows", "code", "vocabulary"], descending=[True, False, False]),
         ["n_rows", "n_patients"], small_cell=small_cell,
     )  # fmt: skip
-    columns = _meanings(Unmapped, ["code", "vocabulary", "n_rows", "n_patients", "reason"])
+    columns = meanings(Unmapped, ["code", "vocabulary", "n_rows", "n_patients", "reason"])
     rows = [
-        [r["code"], r["vocabulary"], *(_hidden(r[c], small_cell=small_cell) for c in ("n_rows", "n_patients")),
+        [r["code"], r["vocabulary"], *(hidden(r[c], small_cell=small_cell) for c in ("n_rows", "n_patients")),
          r["reason"]]
         for r in counts.iter_rows(named=True)
     ]  # fmt: skip

@@ -1,64 +1,44 @@
-"""Fine-tuning: one encoder, one linear head per phenotype, masked cross-entropy, tuned on patients set aside for it.
+"""Fine-tuning: one encoder, one head per phenotype, masked cross-entropy, tuned on patients set aside for it.
 
-The loop is plain torch. Every random choice of a step (which encounters, which of their windows, dropout) is drawn
-from a hash of (seed, epoch, step), so that a killed run continues with the very numbers that it would have had.
+The loop is plain torch. Every random choice of a step (which encounters, which of their windows, dropout, augmentation)
+is drawn from a hash of (seed, epoch, step), so that a killed run continues with the very numbers that it would have
+had.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from phewas.config import LearnConfig
 from phewas.encoders.registry import EncoderSpec
 from phewas.errors import LearningError
+from phewas.learning import watch
+from phewas.learning.augment import augmented
+from phewas.learning.checkpoints import Checkpoints, Position
+from phewas.learning.data import Feeder, Part, Wanted, Windows, draw_windows, shuffled_order
+from phewas.learning.distributed import Group, synchronised
+from phewas.learning.freezing import set_training
 from phewas.learning.labels import Study, macro_auc
-from phewas.learning.model import PhenomeModel, autocast, build_encoder, load_tensors, save_tensors, torch_seed
+from phewas.learning.losses import Criterion, masked_loss
+from phewas.learning.model import PhenomeModel, autocast, build_encoder, pooled, torch_seed
 from phewas.learning.predict import score
 from phewas.progress import progress
-from phewas.rundir import write_json, write_text
-from phewas.seeds import generator
 from phewas.segments.store import SegmentStore
 
-HISTORY = ("epoch", "train_loss", "tuning_loss", "tuning_auc", "learning_rate")
+__all__ = ["Criterion", "draw_windows", "fit", "learning_rate_factor", "masked_loss", "phenome_model"]
 
-
-@dataclass
-class Position:
-    """Where training stands; all that is needed, beside the tensors, to go on."""
-
-    epoch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    best_score: float = -math.inf
-    best_epoch: int = -1
-    history: tuple[dict[str, float | None], ...] = ()
-    stopped: bool = False
-
-
-def masked_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Return the mean cross-entropy over entries that are case or control.
-
-    Parameters
-    ----------
-    logits
-        float [segments, phenotypes].
-    labels
-        int8 [segments, phenotypes]: 1 case, 0 control, -1 excluded (no loss, no gradient).
-    weights
-        float [segments]: 1 / segments of the encounter in the batch, so that each encounter counts once.
-    """
-    known = (labels >= 0).float() * weights[:, None]
-    entries = functional.binary_cross_entropy_with_logits(logits.float(), labels.clamp(min=0).float(), reduction="none")
-    return (entries * known).sum() / known.sum().clamp(min=1e-12)
+LOOK_EVERY_STEPS = 20
+PART_SEGMENTS = {"cpu": 128, "cuda": 4096}
 
 
 def learning_rate_factor(step: int, *, total: int, warmup: int) -> float:
@@ -66,6 +46,14 @@ def learning_rate_factor(step: int, *, total: int, warmup: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def phenome_model(encoder: nn.Module, width: int, n_phenotypes: int, config: LearnConfig) -> PhenomeModel:
+    """Return the model of these settings around an encoder."""
+    return PhenomeModel(
+        encoder, width, n_phenotypes, head=config.head, head_width=config.head_width, head_dropout=config.head_dropout,
+        attention=config.pooling == "attention",
+    )  # fmt: skip
 
 
 def fit(
@@ -81,6 +69,8 @@ def fit(
     seed: int,
     device: torch.device,
     folder: Path,
+    logs: Path | None = None,
+    group: Group = Group(),  # noqa: B008  frozen
 ) -> PhenomeModel:
     """Fine-tune and return the model of the epoch that was best on the tuning encounters.
 
@@ -96,6 +86,10 @@ def fit(
         The encoder and where its weights come from.
     folder
         For checkpoints (``last.*``, ``best.*``) and ``history.csv``; an unfinished fit there is continued.
+    logs
+        Folder for what depends on the machine: throughput.csv, and TensorBoard's files on request.
+    group
+        The processes that train together; all are given the same arguments, but for the device.
 
     Returns
     -------
@@ -107,160 +101,238 @@ def fit(
     LearningError
         The sides share a patient, or the loss is no number.
     """
-    if np.intersect1d(study.patients(train), study.patients(tuning)).size:
-        raise LearningError("a patient is on the training and on the tuning side", cure="this is a fault: report it")
-    model = PhenomeModel(build_encoder(spec, weights=weights, seed=seed), spec.width, len(columns)).to(device)
-    labels = torch.from_numpy(study.labels[:, columns].copy())
-    _start_head_at_prevalence(model.head, labels[torch.from_numpy(train.copy())])
-    scratch = weights in (None, "random")
-    rates = (config.head_lr if scratch else config.encoder_lr, config.head_lr)
-    groups = [{"params": list(part.parameters())} for part in (model.encoder, model.head)]
-    optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=config.weight_decay)
-    state = _Fit(model, optimizer, rates, store, study, labels, columns, tuning, config, seed, device, folder)
-    at = state.restore()
-    steps = -(-len(train) // config.batch_encounters)
-    total, warmup = steps * config.epochs, round(steps * config.epochs * config.warmup_share)
-    before = at.epoch * len(train) + at.step * len(train) // steps
-    with progress("training", total=config.epochs * len(train), unit="encounters", done=before) as advance:
+    state = prepare(
+        store, study, train=train, tuning=tuning, columns=columns, spec=spec, weights=weights, config=config, seed=seed,
+        device=device, folder=folder, logs=logs, group=group,
+    )  # fmt: skip
+    model, watched = state.model, state.watched
+    at = state.at = state.saved.load(model, state.optimizer)
+    per_epoch = int(np.minimum(study.counts[train], config.segments_per_encounter).sum())
+    done = at.epoch * per_epoch + per_epoch * at.step // state.steps
+    with progress("training", total=config.epochs * per_epoch, unit="segments", done=done) as advance:
         while at.epoch < config.epochs and not at.stopped:
-            order = generator("epoch", seed, at.epoch).permutation(train)
-            while at.step < steps:
-                batch = order[at.step :: steps]
-                factor = learning_rate_factor(at.epoch * steps + at.step, total=total, warmup=warmup)
-                at.loss_sum += state.step(batch, factor)
-                at.step += 1
-                if not math.isfinite(at.loss_sum):
-                    raise LearningError(
-                        f"the training loss is {at.loss_sum} in epoch {at.epoch}, step {at.step}",
-                        cure="lower [learn] encoder_lr and head_lr in a --config file",
-                    )
-                advance(len(batch), f"loss {at.loss_sum / at.step:.4f}")
-                if at.step % config.save_every_steps == 0 and at.step < steps:
-                    state.remember()
-            state.end_epoch(at.loss_sum / steps, factor)
+            began, first, waited = time.monotonic(), at.step, state.feeder.waited_s
+            set_training(model.train().encoder, at.epoch, config)
+            for part in state.feeder.parts(state.wanted(state.order(), at.step), at.epoch):
+                state.accumulate(part)
+                if part.last:
+                    state.update()
+                    advance(per_epoch * at.step // state.steps - per_epoch * (at.step - 1) // state.steps, state.note())
+                    if at.step % config.save_every_steps == 0 and at.step < state.steps:
+                        state.remember()
+            state.end_epoch()
+            done = per_epoch - per_epoch * first // state.steps
+            watched.epoch(at, segments=done, seconds=time.monotonic() - began, waited=state.feeder.waited_s - waited)
             state.remember()
-    model.load_state_dict(load_tensors(folder / "best.safetensors"))
+    group.wait()  # the leading process has written `best`
+    state.saved.load_best(model)
     return model.to(device).eval()
 
 
-def draw_windows(
-    study: Study, batch: NDArray[np.int64], n_segments: int, seed: int, epoch: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw windows of each encounter of a batch, anew each epoch.
+def prepare(
+    store: SegmentStore,
+    study: Study,
+    *,
+    train: NDArray[np.int64],
+    tuning: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    spec: EncoderSpec,
+    weights: str | None,
+    config: LearnConfig,
+    seed: int,
+    device: torch.device,
+    folder: Path,
+    logs: Path | None = None,
+    group: Group = Group(),  # noqa: B008  frozen
+) -> Fit:
+    """Return a fit that has not begun; the arguments are those of `fit`."""
+    if np.intersect1d(study.patients(train), study.patients(tuning)).size:
+        raise LearningError("a patient is on the training and on the tuning side", cure="this is a fault: report it")
+    labels = torch.from_numpy(study.labels[:, columns].copy())
+    of_train = labels[torch.from_numpy(train.copy())]
+    criterion = Criterion.of(config, of_train)
+    start = criterion.start(of_train)
+    model = phenome_model(build_encoder(spec, weights=weights, seed=seed), spec.width, len(columns), config)
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.copy_(start)
+    parts = (criterion.total(start.expand(len(y), -1), y, torch.ones(len(y))) for y in torch.split(of_train, 4096))
+    start_loss = float(sum(parts)) / max(1.0, float((of_train >= 0).sum()))
+    model = synchronised(model.to(device), group, device)  # type: ignore[assignment]
+    about = {
+        "encoder": spec.name, "contract": asdict(spec.contract), "settings": config.model_dump(), "seed": seed,
+        "phenotypes": [study.phenotypes[c] for c in columns],
+    }  # fmt: skip
+    watched = watch.Watch(folder, logs, study, group, config, start_loss)
+    scratch = weights in (None, "random")
+    return Fit(
+        model, _optimizer(model, config), (config.head_lr if scratch else config.encoder_lr, config.head_lr),
+        Windows(store, device), study, labels, criterion.to(device), train, tuning, columns, config, seed, group,
+        Checkpoints(folder, about), watched,
+    )  # fmt: skip
 
-    Returns
-    -------
-    rows, owner
-        int64 [segments]: store rows, and the place in `batch` that each belongs to.
-    """
-    first = study.encounters.get_column("row").to_numpy()
-    counts = study.encounters.get_column("n_windows").to_numpy()
-    ids = study.encounters.get_column("encounter_id")
-    rows, owner = [], []
-    for place, encounter in enumerate(batch.tolist()):
-        chosen = np.arange(counts[encounter])
-        if counts[encounter] > n_segments:
-            rng = generator("segments", seed, epoch, ids[encounter])
-            chosen = np.sort(rng.choice(counts[encounter], size=n_segments, replace=False))
-        rows.append(first[encounter] + chosen)
-        owner.append(np.full(len(chosen), place))
-    return np.concatenate(rows).astype(np.int64), np.concatenate(owner).astype(np.int64)
+
+def _optimizer(model: PhenomeModel, config: LearnConfig) -> torch.optim.Optimizer:
+    """Return AdamW over encoder and heads, weights and the rest (biases, norms; not decayed) each in a group."""
+    groups = []
+    own = {id(p) for p in model.encoder.parameters()}
+    for encoder in (True, False):
+        for decayed in (True, False):
+            some = [p for p in model.parameters() if (id(p) in own) == encoder and (p.dim() > 1) == decayed]
+            decay = config.weight_decay if decayed else 0.0
+            groups.append({"params": some, "weight_decay": decay, "of_encoder": encoder})
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0)
 
 
 @dataclass
-class _Fit:
+class Fit:
     """What one fit holds: the tensors, the data, and where it stands."""
 
     model: PhenomeModel
     optimizer: torch.optim.Optimizer
     rates: tuple[float, float]
-    store: SegmentStore
+    windows: Windows
     study: Study
     labels: Tensor
-    columns: NDArray[np.int64]
+    criterion: Criterion
+    train: NDArray[np.int64]
     tuning: NDArray[np.int64]
+    columns: NDArray[np.int64]
     config: LearnConfig
     seed: int
-    device: torch.device
-    folder: Path
+    group: Group
+    saved: Checkpoints
+    watched: watch.Watch
     at: Position = field(default_factory=Position)
 
-    def step(self, batch: NDArray[np.int64], factor: float) -> float:
-        """Take one optimiser step on a batch of encounters and return its loss."""
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
-        torch.manual_seed(torch_seed("step", self.seed, self.at.epoch, self.at.step))
-        rows, owner = draw_windows(self.study, batch, self.config.segments_per_encounter, self.seed, self.at.epoch)
-        self.model.train()
-        x = torch.from_numpy(self.store.gather(rows)).to(self.device, non_blocking=True).float()
-        y = self.labels[torch.from_numpy(batch[owner])].to(self.device, non_blocking=True)
-        weights = torch.from_numpy(1.0 / np.bincount(owner)[owner]).float().to(self.device)
-        with autocast(self.device):
-            logits = self.model(x)
-        loss = masked_loss(logits, y, weights)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.optimizer.step()
-        return float(loss.detach())
+    def __post_init__(self) -> None:
+        self.device = self.windows.device
+        self.steps = -(-len(self.train) // self.config.batch_encounters)
+        if len(self.train) // self.steps < self.group.size:
+            raise LearningError(
+                f"a batch of {len(self.train) // self.steps} encounters cannot be shared by {self.group.size} devices",
+                cure="fewer --devices, or more [learn] batch_encounters",
+            )
+        self.network: Any = torch.compile(self.model) if self.config.compile else self.model
+        self.factor, self.loss = 0.0, math.nan
+        self._loss, self._parts = torch.zeros((), device=self.device), 0
+        self._pending: list[Tensor] = []
+        self.on_device = self.labels.to(self.device)
+        self.feeder = Feeder(
+            self.windows, self.study, self.on_device, self.config.segments_per_encounter, self.seed
+        )
+        self.bag = self.config.bag or self.config.pooling == "attention"
 
-    def end_epoch(self, train_loss: float, factor: float) -> None:
+    def order(self) -> NDArray[np.int64]:
+        """Return the training encounters in this epoch's order; step s takes every steps-th, from the s-th on."""
+        return shuffled_order(self.study, self.train, self.seed, self.at.epoch)
+
+    def wanted(self, order: NDArray[np.int64], first: int) -> Iterator[Wanted]:
+        """Yield what this process passes through the network, from a step to the end of the epoch."""
+        at_once = self.config.part_segments or PART_SEGMENTS.get(self.device.type, 4096)
+        for step in range(first, self.steps):
+            batch = order[step :: self.steps]
+            known = float((self.labels[torch.from_numpy(batch)] >= 0).sum())
+            segments = int(np.minimum(self.study.counts[batch], self.config.segments_per_encounter).sum())
+            parts = max(1, min(-(-segments // (at_once * self.group.size)), len(batch) // self.group.size))
+            for part in range(parts):
+                yield Wanted(step, part == parts - 1, self.group.mine(batch[part::parts]), known)
+
+    def note(self) -> str:
+        """Return what stands beside the progress bar."""
+        memory = f", {torch.cuda.max_memory_allocated(self.device) / 1e9:.1f} GB" if self.device.type == "cuda" else ""
+        return f"epoch {self.at.epoch + 1}, loss {self.loss:.4f}, rate {self.factor * self.rates[0]:.1e}{memory}"
+
+    def accumulate(self, part: Part) -> None:
+        """Add the gradients of a part of a batch."""
+        at = self.at
+        torch.manual_seed(torch_seed("step", self.seed, at.epoch, part.step, self._parts, self.group.rank))
+        self._parts += 1
+        noise = torch.Generator(self.device).manual_seed(torch.initial_seed() & (2**62 - 1))
+        x = augmented(part.x, self.config, generator=noise)
+        n = len(part.encounters)
+        with autocast(self.device, self.config.precision):
+            out = self.network(x)
+        if self.bag:
+            logits = pooled(out, part.owner, n, attention=self.config.pooling == "attention")
+            total = self.criterion.total(logits, part.labels, torch.ones(n, device=self.device))
+        else:
+            share = 1.0 / torch.bincount(part.owner, minlength=n)
+            total = self.criterion.total(out, part.labels[part.owner], share[part.owner])
+        loss = total / max(part.known, 1.0)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._loss += loss.detach()
+
+    def update(self) -> None:
+        """Take the optimiser's step on the gradients that were added, and forget them."""
+        at, total = self.at, self.steps * self.config.epochs
+        self.factor = learning_rate_factor(
+            at.epoch * self.steps + at.step, total=total, warmup=round(total * self.config.warmup_share)
+        )
+        for place in self.optimizer.param_groups:
+            place["lr"] = self.factor * self.rates[0 if place["of_encoder"] else 1]
+        self.group.add_gradients(self.model.parameters())
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._pending.append(torch.stack([self.group.add(self._loss), norm.detach().float()]))
+        self._loss, self._parts = torch.zeros((), device=self.device), 0
+        at.step += 1
+        # Reading a number from a GPU makes it wait; a look at the losses every few steps is soon enough.
+        if self.device.type == "cpu" or len(self._pending) >= LOOK_EVERY_STEPS:
+            self.look()
+
+    def look(self) -> None:
+        """Take note of the losses since the last look.
+
+        Raises
+        ------
+        LearningError
+            One is no number; the encounters of that step are written aside.
+        """
+        at = self.at
+        first = at.step - len(self._pending)
+        for place, row in enumerate(self._pending):
+            self.loss, norm = row.tolist()
+            if not math.isfinite(self.loss) or not math.isfinite(norm):
+                raise self.watched.diverged(at, first + place, self.loss, self.order()[first + place :: self.steps])
+            at.loss_sum += self.loss
+            at.norm_sum += norm
+            at.clipped += norm > self.config.clip_norm
+        self._pending.clear()
+
+    def end_epoch(self) -> None:
         """Score the tuning encounters, keep the model if it is the best so far, and write the history."""
+        self.look()
         at, loss, auc = self.at, None, None
+        train_loss = at.loss_sum / self.steps
         score_now = -train_loss  # without tuning encounters the training loss is all there is to go by
         if len(self.tuning):
-            logits = score(self.model, self.store, self.study, self.tuning, device=self.device)
+            mine = score(
+                self.model, self.windows.store, self.study, self.group.mine(self.tuning), device=self.device,
+                precision=self.config.precision, windows=self.windows,
+            )  # fmt: skip
+            logits = self.group.gather(mine, len(self.tuning))
             y = self.study.labels[self.tuning][:, self.columns]
             loss = float(masked_loss(torch.from_numpy(logits), torch.from_numpy(y), torch.ones(len(y))))
-            found = macro_auc(logits, y, self.study.patients(self.tuning))
+            found = macro_auc(logits, y, self.study.patients(self.tuning), minimum=self.config.min_tuning_cases)
             auc = None if math.isnan(found) else found
             score_now = auc if auc is not None else -loss
         row = {"epoch": at.epoch, "train_loss": train_loss, "tuning_loss": loss, "tuning_auc": auc,
-               "learning_rate": factor * self.rates[0]}  # fmt: skip
+               "learning_rate": self.factor * self.rates[0], "head_learning_rate": self.factor * self.rates[1],
+               "gradient_norm": at.norm_sum / self.steps, "clipped_share": at.clipped / self.steps}  # fmt: skip
         at.history = (*at.history, row)
         if score_now > at.best_score:
             at.best_score, at.best_epoch = score_now, at.epoch
-            save_tensors(self.model.state_dict(), self.folder / "best.safetensors")
+            if self.group.leads:
+                self.saved.save_best(self.model, epoch=at.epoch)
         at.stopped = at.epoch - at.best_epoch >= self.config.patience
-        at.epoch, at.step, at.loss_sum = at.epoch + 1, 0, 0.0
-        lines = [",".join("" if r[name] is None else f"{r[name]:.6g}" for name in HISTORY) for r in at.history]
-        write_text("\n".join([",".join(HISTORY), *lines]) + "\n", self.folder / "history.csv")
+        at.epoch, at.step, at.loss_sum, at.norm_sum, at.clipped = at.epoch + 1, 0, 0.0, 0.0, 0
+        if self.group.leads:
+            watch.write_history(at.history, self.saved.folder / "history.csv")
 
     def remember(self) -> None:
-        """Write the checkpoint: tensors first, then the JSON that names them by step, so that the pair always fits."""
-        state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            state |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
-        name = f"last-{self.at.epoch}-{self.at.step}.safetensors"
-        save_tensors(state, self.folder / name)
-        write_json({"tensors": name, **vars(self.at)}, self.folder / "last.json")
-        for old in self.folder.glob("last-*.safetensors"):
-            if old.name != name:
-                old.unlink()
-
-    def restore(self) -> Position:
-        """Load the checkpoint of an unfinished fit, if there is one, and return where it stands."""
-        file = self.folder / "last.json"
-        if not file.is_file():
-            return self.at
-        content = json.loads(file.read_text(encoding="utf-8"))
-        tensors = load_tensors(self.folder / content.pop("tensors"))
-        self.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".", 2)
-                moments.setdefault(int(index), {})[name] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        self.at = Position(**content | {"history": tuple(content["history"])})
-        return self.at
-
-
-def _start_head_at_prevalence(head: nn.Linear, labels: Tensor) -> None:
-    """Set weights to zero and biases to the log odds of the training prevalence: training starts at no skill."""
-    cases, known = (labels == 1).sum(0).double(), (labels >= 0).sum(0).double()
-    prevalence = (cases + 0.5) / (known + 1)
-    with torch.no_grad():
-        head.weight.zero_()
-        head.bias.copy_(torch.logit(prevalence).float())
+        """Write the checkpoint, once for all processes."""
+        self.look()
+        if self.group.leads:
+            self.saved.save(self.model, self.optimizer, self.at)

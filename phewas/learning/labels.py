@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from phewas.errors import LearningError
 from phewas.schema import LABELS_PATH, LabelColumns, LabelRows, Splits
+from phewas.seeds import hashed
 from phewas.segments.store import SegmentStore
 
 
@@ -40,6 +42,22 @@ class Study:
         """Return an integer per encounter that is the same for encounters of one patient."""
         codes = self.encounters.get_column("patient_id").rank("dense").cast(pl.Int64).to_numpy() - 1
         return codes[rows]
+
+    @cached_property
+    def first(self) -> NDArray[np.int64]:
+        """int64 [encounters]: the first store row of each."""
+        return self.encounters.get_column("row").cast(pl.Int64).to_numpy()
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """int64 [encounters]: windows of each."""
+        return self.encounters.get_column("n_windows").cast(pl.Int64).to_numpy()
+
+    @cached_property
+    def keys(self) -> NDArray[np.uint64]:
+        """uint64 [encounters]: a hash of each encounter's id, from which its random choices derive."""
+        ids = self.encounters.get_column("encounter_id").to_list()
+        return np.fromiter((hashed("encounter", i) & (2**64 - 1) for i in ids), dtype=np.uint64, count=len(ids))
 
 
 def load(run: Path, store: SegmentStore) -> Study:

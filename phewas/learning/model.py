@@ -1,4 +1,4 @@
-"""The multi-label model: an encoder and one linear head per phenotype; saved as safetensors beside JSON."""
+"""The multi-label model: an encoder and one head per phenotype; saved as safetensors beside JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,22 +14,102 @@ from torch import Tensor, nn
 from phewas.encoders import checkpoint
 from phewas.encoders.registry import EncoderSpec
 from phewas.errors import LearningError
-from phewas.rundir import atomic, write_json
+from phewas.rundir import atomic, sha256_of, write_json
 from phewas.seeds import generator
+
+ATTENTION_WIDTH = 128
+LARGEST_ATTENTION = 30.0  # bounds the attention score, so that its exponential is a number in any precision
+
+Precision = Literal["auto", "float32", "bf16"]
 
 
 class PhenomeModel(nn.Module):
-    """Map float32 [segments, channels, samples] to logits [segments, phenotypes]."""
+    """Map float32 [segments, channels, samples] to logits [segments, phenotypes], and with attention a score each.
 
-    def __init__(self, encoder: nn.Module, width: int, n_phenotypes: int) -> None:
+    Parameters
+    ----------
+    encoder
+        Maps to [segments, width].
+    width, n_phenotypes
+        Of the embedding, and heads.
+    head
+        ``linear``, or ``mlp``: a hidden layer of `head_width` units that all phenotypes share.
+    head_dropout
+        Before the heads, in training only.
+    attention
+        Whether the encounter's logits are weighted by learned attention (gated; Ilse et al., ICML 2018). For linear
+        heads that is the same as pooling the embeddings.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        width: int,
+        n_phenotypes: int,
+        *,
+        head: str = "linear",
+        head_width: int = 512,
+        head_dropout: float = 0.0,
+        attention: bool = False,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = nn.Linear(width, n_phenotypes)
+        self.hidden = nn.Sequential(nn.Linear(width, head_width), nn.GELU()) if head == "mlp" else None
+        self.dropout = nn.Dropout(head_dropout)
+        self.head = nn.Linear(head_width if head == "mlp" else width, n_phenotypes)
+        self.attention = Attention(width) if attention else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits float32 [segments, phenotypes]."""
-        logits: Tensor = self.head(self.encoder(x))
-        return logits
+        """Return float32 [segments, phenotypes]; with attention one column more, the score by which it is weighted."""
+        features = self.encoder(x)
+        # The heads are cheap; in bfloat16 their logits would have ties by the hundred.
+        with torch.autocast(x.device.type, enabled=False):
+            features = features.float()
+            hidden = features if self.hidden is None else self.hidden(features)
+            logits: Tensor = self.head(self.dropout(hidden))
+            return logits if self.attention is None else torch.cat([logits, self.attention(features)], dim=1)
+
+
+class Attention(nn.Module):
+    """Score each segment by its embedding: ``w . (tanh(V h) * sigmoid(U h))``, bounded."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.content = nn.Linear(width, ATTENTION_WIDTH)
+        self.gate = nn.Linear(width, ATTENTION_WIDTH)
+        self.score = nn.Linear(ATTENTION_WIDTH, 1, bias=False)
+        nn.init.zeros_(self.score.weight)  # training starts at the plain mean
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map [segments, width] to scores [segments, 1]."""
+        score = self.score(torch.tanh(self.content(features)) * torch.sigmoid(self.gate(features)))
+        return LARGEST_ATTENTION * torch.tanh(score / LARGEST_ATTENTION)
+
+
+def pooled(out: Tensor, owner: Tensor, n: int, *, attention: bool) -> Tensor:
+    """Return the encounters' logits from their segments' outputs.
+
+    Parameters
+    ----------
+    out
+        float [segments, phenotypes], or with attention [segments, phenotypes + 1].
+    owner
+        int64 [segments], in 0 .. n - 1; every encounter has a segment.
+    n
+        Encounters.
+    attention
+        Whether the last column is a score that decides the weights.
+
+    Returns
+    -------
+    Tensor
+        float32 [n, phenotypes].
+    """
+    logits, weight = (out[:, :-1], out[:, -1].exp()) if attention else (out, torch.ones_like(out[:, 0]))
+    total = torch.zeros(n, device=out.device, dtype=out.dtype).index_add(0, owner, weight)
+    return torch.zeros((n, logits.shape[1]), device=out.device, dtype=out.dtype).index_add(
+        0, owner, logits * (weight / total[owner])[:, None]
+    )
 
 
 def pick_device(asked: str) -> torch.device:
@@ -48,9 +128,11 @@ def pick_device(asked: str) -> torch.device:
     return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Return bfloat16 autocast on a GPU, and nothing on a CPU."""
-    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
+def autocast(device: torch.device, precision: Precision = "auto") -> contextlib.AbstractContextManager[Any]:
+    """Return bfloat16 autocast where that is the precision (``auto``: on a GPU), else nothing."""
+    if precision == "bf16" or (precision == "auto" and device.type == "cuda"):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
 
 
 def torch_seed(*parts: object) -> int:
@@ -89,12 +171,24 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def save_model(model: PhenomeModel, folder: Path, meta: Mapping[str, Any]) -> None:
-    """Write ``model.safetensors`` and ``model.json`` (encoder, phenotypes in head order, input contract, settings)."""
-    save_tensors(model.state_dict(), folder / "model.safetensors")
-    write_json(dict(meta), folder / "model.json")
+    """Write ``model.safetensors`` and ``model.json``: encoder, heads in order, input contract, settings, sha256."""
+    file = folder / "model.safetensors"
+    save_tensors(model.state_dict(), file)
+    write_json(dict(meta) | {"sha256": sha256_of(file)}, folder / "model.json")
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """Return what ``model.json`` says."""
-    meta: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    """Return what ``model.json`` says.
+
+    Raises
+    ------
+    LearningError
+        The folder holds no model.
+    """
+    file = folder / "model.json"
+    if not file.is_file():
+        raise LearningError(
+            f"{folder} holds no model.json", expected="the folder model/ of a finished run", cure="check --model"
+        )
+    meta: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return meta

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
 
-from phewas.errors import LearningError
-from phewas.learning.labels import macro_auc
+from phewas.errors import LearningError, PhewasWarning
+from phewas.learning.logistic import MAX_ITERATIONS, Axes, solve
+from phewas.learning.stratify import iterative_stratification, patient_labels
+from phewas.progress import progress
 
 Floats = NDArray[np.float64]
 
-# Ridge strengths tried per training encounter when tuning patients choose; without them, `FIXED` is used.
-STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+# Ridge strengths per training encounter; where they cannot be chosen (cross-fitting), `FIXED` is used.
+STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 FIXED = 0.1
-MAX_ITERATIONS = 500
-TOLERANCE = 1e-6
+CHOICE_FOLDS = 5
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,48 @@ def without_gaps(embeddings: NDArray[np.float32], fill: Floats, flagged: NDArray
     return np.concatenate([np.where(missing, fill, x), missing[:, flagged]], axis=1)
 
 
-def fit_heads(embeddings: NDArray[np.float32], labels: NDArray[np.int8], *, l2: float) -> Heads:
+@dataclass(frozen=True)
+class Prepared:
+    """Training embeddings made ready for any number of fits.
+
+    `fill`, `flagged` from `gaps`; `mean`, `scale` float64 [features]; `axes` the standardised features.
+    """
+
+    fill: Floats
+    flagged: NDArray[np.int64]
+    mean: Floats
+    scale: Floats
+    axes: Axes
+
+    @classmethod
+    def of(cls, embeddings: NDArray[np.float32], device: torch.device = CPU) -> Prepared:
+        """Fill gaps, standardise by mean and deviation, and rotate: float32 [encounters, width]."""
+        fill, flagged = gaps(embeddings)
+        whole = without_gaps(embeddings, fill, flagged)
+        mean, scale = whole.mean(0), whole.std(0)
+        scale[scale < 1e-12] = 1.0
+        whole -= mean
+        whole /= scale
+        return cls(fill, flagged, mean, scale, Axes.of(whole, device))
+
+    def fit(self, labels: NDArray[np.int8], *, l2: float | Floats, start: Heads | None = None) -> Heads:
+        """Fit heads; see `fit_heads`."""
+        if ((labels == 1).sum(0) == 0).any() or ((labels == 0).sum(0) == 0).any():
+            raise LearningError("a head was asked for a phenotype without cases or without controls in training")
+        strength = np.broadcast_to(np.asarray(l2, dtype=np.float64), labels.shape[1:])
+        begin = None if start is None else (start.weight, start.bias)
+        weight, bias, converged = solve(self.axes, labels, l2=strength.copy(), start=begin)
+        if not converged.all():
+            warnings.warn(
+                f"the heads of {int((~converged).sum())} phenotypes had not settled after {MAX_ITERATIONS} passes; a "
+                "stronger [learn] l2 helps", PhewasWarning, stacklevel=2,
+            )  # fmt: skip
+        return Heads(self.fill, self.flagged, self.mean, self.scale, weight, bias)
+
+
+def fit_heads(
+    embeddings: NDArray[np.float32], labels: NDArray[np.int8], *, l2: float | Floats, device: torch.device = CPU
+) -> Heads:
     """Fit all phenotypes' logistic heads on the same embeddings.
 
     Parameters
@@ -86,96 +130,75 @@ def fit_heads(embeddings: NDArray[np.float32], labels: NDArray[np.int8], *, l2: 
     labels
         int8 [encounters, phenotypes]: 1 case, 0 control, -1 excluded (adds nothing).
     l2
-        Ridge strength: ``sum(cross-entropy) + l2 / 2 * |weight|^2`` is minimised, the bias is free. scikit-learn's
-        ``C`` is ``1 / l2``.
+        Ridge strength, one for all or float64 [phenotypes]: ``sum(cross-entropy) + l2 / 2 * |weight|^2`` is minimised,
+        the bias is free. scikit-learn's ``C`` is ``1 / l2``.
+    device
+        Where the arithmetic is done, (`phewas.learning.logistic`).
 
     Raises
     ------
     LearningError
         A phenotype has no case or no control.
-
-    Notes
-    -----
-    The curvature of the logistic loss is at most a quarter, whatever the labels (Böhning and Lindsay 1988), so one
-    inverse serves all phenotypes and iterations; Nesterov's acceleration with a restart per phenotype does
-    the rest. More features than encounters are first rotated into the encounters' span, which changes no ridge fit.
     """
-    known = labels >= 0
-    n_cases, n_known = (labels == 1).sum(0), known.sum(0)
-    if (n_cases == 0).any() or (n_cases == n_known).any():
-        raise LearningError("a head was asked for a phenotype without cases or without controls in training")
-    fill, flagged = gaps(embeddings)
-    whole = without_gaps(embeddings, fill, flagged)
-    mean, scale = whole.mean(0), whole.std(0)
-    scale[scale < 1e-12] = 1.0
-    x = (whole - mean) / scale
-    rotation = None
-    if x.shape[1] > x.shape[0]:
-        _, singular, rotation = np.linalg.svd(x, full_matrices=False)
-        rotation = rotation[singular > 1e-10 * singular[0]]
-        x = x @ rotation.T
-    design = np.column_stack([np.ones(len(x)), x])
-    penalty = np.full(design.shape[1], l2)
-    penalty[0] = 0.0
-    bound = design.T @ design / 4 + np.diag(penalty)
-    # One matrix product a step with the inverse is several times faster than triangular solves for many columns.
-    inverse = cho_solve(cho_factor(bound), np.eye(len(bound)))
-    beta = np.zeros((design.shape[1], labels.shape[1]))
-    beta[0] = np.log(n_cases / (n_known - n_cases))
-    target, mask = (labels == 1).astype(np.float64), known.astype(np.float64)
-    beta = _accelerated(design, target, mask, penalty, inverse, beta)
-    weight = beta[1:] if rotation is None else rotation.T @ beta[1:]
-    return Heads(fill, flagged, mean, scale, weight, beta[0])
+    return Prepared.of(embeddings, device).fit(labels, l2=l2)
 
 
-def _accelerated(
-    design: Floats, target: Floats, mask: Floats, penalty: Floats, inverse: Floats, beta: Floats
-) -> Floats:
-    """Minimise all columns together; a column that no longer moves is left alone."""
-    result = beta.copy()
-    active = np.arange(beta.shape[1])
-    point, previous, momentum = beta.copy(), beta.copy(), np.ones(beta.shape[1])
-    for _ in range(MAX_ITERATIONS):
-        fitted = 1 / (1 + np.exp(-(design @ point)))
-        gradient = design.T @ ((fitted - target[:, active]) * mask[:, active]) + penalty[:, None] * point
-        current = point - inverse @ gradient
-        step = current - previous
-        # Going uphill means that the momentum has overshot: start it again for that phenotype.
-        momentum = np.where((gradient * step).sum(0) > 0, 1.0, momentum)
-        grown = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
-        point = current + (momentum - 1) / grown * step
-        previous, momentum = current, grown
-        moved = np.abs(step).max(0) > TOLERANCE * (1 + np.abs(current).max(0))
-        if not moved.all():
-            result[:, active[~moved]] = current[:, ~moved]
-            active, point, previous, momentum = active[moved], point[:, moved], previous[:, moved], momentum[moved]
-        if not len(active):
-            return result
-    result[:, active] = previous
-    return result
-
-
-def choose_strength(
+def choose_strengths(
     embeddings: NDArray[np.float32],
     labels: NDArray[np.int8],
-    train: NDArray[np.int64],
-    tuning: NDArray[np.int64],
-    tuning_patients: NDArray[np.int64],
-) -> float:
-    """Return the ridge strength with the best macro-AUC on the tuning patients, or the fixed one if none can be told.
+    patients: NDArray[np.int64],
+    *,
+    seed: int,
+    device: torch.device = CPU,
+) -> Floats:
+    """Return each phenotype's ridge strength, by cross-validation within the training patients.
+
+    Parameters
+    ----------
+    embeddings, labels
+        float32 [encounters, width] and int8 [encounters, phenotypes] of the training side.
+    patients
+        int64 [encounters]: all encounters of a patient are left out together.
+    seed
+        Decides the folds, which are stratified by the phenotypes' cases (`iterative_stratification`).
+
+    Returns
+    -------
+    ndarray
+        float64 [phenotypes]: the one of `STRENGTHS`, times the number of encounters, with the least cross-entropy on
+        the encounters left out. Equal scores go to the stronger penalty.
 
     Notes
     -----
-    One strength serves all phenotypes. It is expressed per training encounter, so that it means the same for small
-    and large cohorts. Equal scores go to the stronger penalty.
+    Cross-entropy rather than AUC decides: with ten cases, AUCs of neighbouring strengths differ by chance alone.
     """
-    best, best_score = FIXED * len(train), -np.inf
-    for share in STRENGTHS:
-        heads = fit_heads(embeddings[train], labels[train], l2=share * len(train))
-        now = macro_auc(heads(embeddings[tuning]), labels[tuning], tuning_patients) if len(tuning) else np.nan
-        if np.isfinite(now) and now >= best_score:
-            best, best_score = share * len(train), now
-    return best
+    cases, place = patient_labels(labels, patients)
+    folds = iterative_stratification(cases, np.full(CHOICE_FOLDS, 1 / CHOICE_FOLDS), seed=seed)[place]
+    total = np.zeros((len(STRENGTHS), labels.shape[1]))
+    work = CHOICE_FOLDS * len(STRENGTHS)
+    with progress("strengths", total=work, unit="fits") as advance:
+        for fold in range(CHOICE_FOLDS):
+            inside, outside = folds == fold, folds != fold
+            usable = (labels[outside] == 1).any(0) & (labels[outside] == 0).any(0)
+            if not usable.any() or not inside.any():
+                advance(len(STRENGTHS), "")
+                continue
+            prepared, heads = Prepared.of(embeddings[outside], device), None
+            y = labels[inside][:, usable]
+            for number, share in reversed(list(enumerate(STRENGTHS))):
+                heads = prepared.fit(labels[outside][:, usable], l2=share * int(outside.sum()), start=heads)
+                total[number, usable] += cross_entropy(heads(embeddings[inside]), y)
+                advance(1, "")
+    best = len(STRENGTHS) - 1 - np.argmin(total[::-1], axis=0)
+    chosen: Floats = np.asarray(STRENGTHS, dtype=np.float64)[best] * len(labels)
+    return chosen
+
+
+def cross_entropy(logits: NDArray[np.float32], labels: NDArray[np.int8]) -> Floats:
+    """Return each phenotype's summed cross-entropy over cases and controls, float64 [phenotypes]."""
+    signed = np.where(labels == 1, -logits, logits).astype(np.float64)
+    total: Floats = np.where(labels >= 0, np.logaddexp(0, signed), 0).sum(0)
+    return total
 
 
 def crossfit(

@@ -148,7 +148,7 @@ def _name_failed(run: Path, recordings: pl.DataFrame, shards: Sequence[Shard], f
 
 def chosen_by(config: SegmentConfig) -> dict[str, object]:
     """Return the settings that the choice of windows depends on, JSON-ready."""
-    return config.model_dump(mode="json", exclude={"window_s", "mains_hz", "shard_encounters"})
+    return config.model_dump(mode="json", exclude={"window_s", "channels", "mains_hz", "shard_encounters"})
 
 
 def _hash_of(recordings: pl.DataFrame) -> str:
@@ -186,7 +186,9 @@ def _ordered(run: Path, channels: tuple[str, ...]) -> pl.DataFrame:
         raise SignalError(
             f"the cohort has no {' and no '.join(missing)} recording",
             expected=f"recordings of {'+'.join(channels)}; there are {', '.join(others) or 'none'}",
-            cure="an encoder of another channel (phewas encoders); or look at cohort/rejects.parquet for the reasons",
+            cure="an encoder of another channel (phewas encoders); another lead in its place, where there is one "
+            f'([segments] channels = {{{missing[0]} = "RECORDED"}} in a --config file); or look at '
+            "cohort/rejects.parquet for the reasons",
         )
     if len(channels) > 1:
         complete = recordings.group_by("encounter_id").agg(pl.col("channel").n_unique().alias("n"))

@@ -76,6 +76,7 @@ def _card(card: CohortCard) -> list[str]:
         ("how to cite it", card.citation),
         ("small counts", "may be shown" if card.public else "are hidden in reports"),
         ("index channel", f"{card.index_channel}, in windows of {card.window_s:g} s"),
+        ("mains frequency", f"{card.mains_hz} Hz" if card.mains_hz else "not known: [segments] mains_hz"),
         ("a case needs", f"{card.min_code_days} distinct day{'s' if card.min_code_days > 1 else ''} with a code"),
         ("held-out rule", card.heldout),
         ("encoder", f"{card.encoder}, {card.fit}"),

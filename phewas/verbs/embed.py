@@ -52,6 +52,11 @@ def embed(
         typer.Option(help="NPY, NPZ or Parquet with one window per row, as recorded.", rich_help_panel=ARRAY),
     ] = None,
     fs_hz: Annotated[float | None, typer.Option(help="Samples per second of --array.", rich_help_panel=ARRAY)] = None,
+    mains_hz: Annotated[
+        float | None,
+        typer.Option(help="Mains frequency where --array was recorded, for ECG encoders that notch it.",
+                     rich_help_panel=ARRAY),
+    ] = None,
     encoder: Annotated[str | None, typer.Option(help="Encoder. Default: pulse-features.", rich_help_panel=HOW)] = None,
     weights: Annotated[
         str | None, typer.Option(help="Weights: a file, or `random`.", show_default=False, rich_help_panel=HOW)
@@ -80,8 +85,10 @@ def embed(
     if array is not None and cohort is None:
         if phenotype or data:
             raise ConfigError("--array has no cohort", cure="leave out --data and --phenotype")
-        _array(array, fs_hz, encoder, weights, seed or 0, out, device.value, precision.value)
+        _array(array, fs_hz, encoder, weights, seed or 0, out, device.value, precision.value, mains_hz)
     elif cohort is not None and array is None:
+        if mains_hz is not None:
+            raise ConfigError("--mains-hz belongs to --array", cure="[segments] mains_hz = 50 in a --config file")
         _cohort(options | {"cohort": cohort, "data": data}, config, out, phenotype, precision.value)
     else:
         raise ConfigError(
@@ -154,9 +161,11 @@ def _picture(made: Plan, folder: Path, phenotype: str | None) -> Path | None:
 
 def _array(
     file: Path, fs_hz: float | None, encoder: str | None, weights: str | None, seed: int, out: Path | None,
-    device: str, precision: str,
+    device: str, precision: str, mains_hz: float | None,
 ) -> None:  # fmt: skip
     """Embed the rows of a file through the encoder's own preprocessing."""
+    from dataclasses import replace
+
     import numpy as np
     import polars as pl
 
@@ -171,6 +180,10 @@ def _array(
 
     spec = registry.get(encoder or PROBE_ENCODER)
     _complain(spec, weights, fs_hz, out)
+    notch = spec.contract.notch
+    if notch is not None and notch.hz == "site" and mains_hz is None:
+        say(f"{spec.name} wants a notch at the mains frequency, and it is not known: none is applied (--mains-hz).")
+    spec = replace(spec, contract=spec.contract.at_site(mains_hz))
     assert fs_hz is not None
     assert out is not None
     values = read_windows(file)

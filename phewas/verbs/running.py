@@ -6,8 +6,10 @@ import contextlib
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 INTERRUPTED = 130
 LEFT_OUT = 3
@@ -19,6 +21,19 @@ class Engine(StrEnum):
     local = "local"
     dask = "dask"
     slurm = "slurm"
+
+
+class Verbs(TyperGroup):
+    """The verbs of the command line; Ctrl-C ends each of them with a line and exit code 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("\nStopped. What was not finished lies under no final name; the same command does it again.",
+                       err=True)  # fmt: skip
+            raise typer.Exit(INTERRUPTED) from None
 
 
 @contextlib.contextmanager

@@ -209,9 +209,7 @@ def export(
 
     Example: phewas segments export windows.npz --run phewas-runs/demo-net1d-small
     """
-    import numpy as np
-
-    from phewas.rundir import atomic, write_parquet
+    from phewas.segments.export import export as write
     from phewas.segments.store import SegmentStore
 
     if file.suffix not in EXPORTS:
@@ -219,32 +217,5 @@ def export(
                           cure="phewas segments export windows.npz --run RUN")  # fmt: skip
     _, contract = opened(run)
     store = SegmentStore.open(run, contract)
-    values = store.gather(np.arange(store.index.height))
-    table = store.index.drop("patient_id")
-    if file.suffix == ".parquet":
-        import polars as pl
-
-        from phewas.segments.store import of_channel
-
-        kind = pl.Array(pl.Float32, values.shape[2])
-        signals = [
-            pl.Series(of_channel("signal", contract.channels, channel), values[:, i].astype(np.float32), dtype=kind)
-            for i, channel in enumerate(contract.channels)
-        ]
-        write_parquet(table.with_columns(signals), file)
-    elif file.suffix == ".edf":
-        from phewas.segments.edf import write_windows
-
-        write_windows(values, file, fs_hz=contract.fs_hz, channels=contract.channels)
-    else:
-        with atomic(file) as handle:
-            np.savez_compressed(
-                handle,
-                signal=values,
-                fs_hz=np.array(contract.fs_hz),
-                segment_id=np.array(table["segment_id"].to_list()),
-                encounter_id=np.array(table["encounter_id"].to_list()),
-                offset=table["offset"].to_numpy(),
-                scale=table["scale"].to_numpy(),
-            )
-    typer.echo(f"{len(values):,} windows of {values.shape[2]} samples: {file}")
+    samples = write(store, file, contract=contract)
+    typer.echo(f"{store.index.height:,} windows of {samples} samples: {file}")

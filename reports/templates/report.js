@@ -1,34 +1,263 @@
 "use strict";
 (function () {
-  var table = document.getElementById("results");
-  var controls = document.getElementById("controls");
+  var byId = function (name) { return document.getElementById(name); };
+  var data = JSON.parse(byId("figure-data").textContent);
+  var table = byId("results");
+  var cardsRead = null;
+
+  /* Cards: unpacked when the first one is opened. */
+  function readCards() {
+    if (!cardsRead) {
+      var text = atob(byId("card-data").textContent.trim());
+      var bytes = new Uint8Array(text.length);
+      for (var i = 0; i < text.length; i += 1) { bytes[i] = text.charCodeAt(i); }
+      var stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+      cardsRead = new Response(stream).json();
+    }
+    return cardsRead;
+  }
+
+  function make(name, text, kind) {
+    var element = document.createElement(name);
+    if (text !== undefined) { element.textContent = text; }
+    if (kind) { element.className = kind; }
+    return element;
+  }
+
+  function drawRoc(place, xy) {
+    place.textContent = "";
+    if (!xy.length) {
+      place.appendChild(make("p", "No ROC curve: fewer than 20 case patients.", "empty"));
+      return;
+    }
+    var space = "http://www.w3.org/2000/svg";
+    var svg = document.createElementNS(space, "svg");
+    svg.setAttribute("viewBox", "-90 -20 1120 1140");
+    svg.setAttribute("role", "img");
+    svg.setAttribute("aria-label", "ROC curve");
+    function add(name, values, text) {
+      var element = document.createElementNS(space, name);
+      Object.keys(values).forEach(function (key) { element.setAttribute(key, values[key]); });
+      if (text) { element.textContent = text; }
+      svg.appendChild(element);
+    }
+    add("path", { d: "M0 0V1000H1000", "class": "axis" });
+    add("path", { d: "M0 1000L1000 0", "class": "chance" });
+    var path = "";
+    for (var i = 0; i < xy.length; i += 2) { path += (i ? "L" : "M") + xy[i] + " " + (1000 - xy[i + 1]); }
+    add("path", { d: path, "class": "curve" });
+    add("text", { x: 500, y: 1085, "text-anchor": "middle" }, "1 − specificity");
+    add("text", { x: -40, y: 500, "text-anchor": "middle", transform: "rotate(-90 -40 500)" }, "sensitivity");
+    place.appendChild(svg);
+  }
+
+  function open(name) {
+    readCards().then(function (cards) {
+      var card = cards[name];
+      if (!card) { return; }
+      byId("card-title").textContent = card.d + " (" + name + ")";
+      byId("card-chapter").textContent = card.c;
+      var facts = byId("card-facts");
+      facts.textContent = "";
+      card.n.forEach(function (pair) {
+        var row = make("div");
+        row.appendChild(make("dt", pair[0]));
+        row.appendChild(make("dd", pair[1]));
+        facts.appendChild(row);
+      });
+      drawRoc(byId("card-roc"), card.r);
+      var groups = byId("card-groups");
+      groups.textContent = "";
+      if (card.s.length) {
+        groups.appendChild(make("h3", "Within groups of patients"));
+        var box = make("div", undefined, "scroll");
+        var list = make("table");
+        var head = list.createTHead().insertRow();
+        ["Variable", "Group", "AUC (95 % interval)", "Case patients"].forEach(function (word) {
+          head.appendChild(make("th", word));
+        });
+        var body = list.createTBody();
+        card.s.forEach(function (cells) {
+          var row = body.insertRow();
+          cells.forEach(function (cell) { row.appendChild(make("td", cell)); });
+          if (!cells[1]) { row.cells[1].textContent = "equal in all groups?"; }
+        });
+        box.appendChild(list);
+        groups.appendChild(box);
+      }
+      var codes = byId("card-codes");
+      codes.textContent = "";
+      codes.appendChild(make("h3", "Definition"));
+      var systems = Object.keys(card.k);
+      codes.appendChild(make("p", systems.length ?
+        "Any of these codes, or of the phenotypes that roll up to it:" : "The list of codes is in the workbook."));
+      systems.forEach(function (system) {
+        var listed = card.k[system];
+        var shown = listed[0] ? listed[0].split(" ").length : 0;
+        var more = listed[1] > shown ? " (the first " + shown + "; all are in the workbook)" : "";
+        codes.appendChild(make("h4", system + ": " + listed[1] + " codes" + more));
+        codes.appendChild(make("p", listed[0], "codes"));
+      });
+      var dialog = byId("cards");
+      if (!dialog.open) { dialog.showModal(); }
+      dialog.scrollTop = 0;
+    }).catch(function () {
+      byId("card-title").textContent = name;
+      byId("card-chapter").textContent = "This browser cannot unpack the cards; the workbook has all that they say.";
+      if (!byId("cards").open) { byId("cards").showModal(); }
+    });
+  }
+  byId("cards").addEventListener("click", function (event) {
+    if (event.target === byId("cards")) { byId("cards").close(); }
+  });
+
+  /* The figure. */
+  var MEASURES = {
+    auc: { title: "AUC", place: 4, low: 5, high: 6, q: 7, line: 0.5 },
+    delta: { title: "AUC minus age + sex", place: 8, low: 9, high: 10, q: 11, line: 0 },
+    p: { title: "−log₁₀ p against AUC 0.5", place: 12, low: null, high: null, q: 7, line: null }
+  };
+  function three(value) { return value === null ? "–" : value.toFixed(3); }
+  function escaped(text) { return text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;"); }
+  function sizeOf(cases) {
+    var step = Math.min(Math.max((Math.log10(Math.max(cases, 10)) - 1) / 4, 0), 1);
+    return 4.5 + 15 * Math.pow(step, 1.1);
+  }
+  function traces(measure, wanted) {
+    var how = MEASURES[measure];
+    var drawn = data.points.filter(function (point) { return point[how.place] !== null; });
+    var found = drawn.map(function (point) {
+      return !wanted || (point[0] + " " + point[1]).toLowerCase().indexOf(wanted) >= 0;
+    });
+    var seen = drawn.map(function (point) { return point[how.q] !== null && point[how.q] < 0.05; });
+    return [{
+      type: "scatter", mode: "markers", hoverinfo: "text", cliponaxis: false,
+      x: drawn.map(function (point) { return point[2]; }),
+      y: drawn.map(function (point) { return point[how.place]; }),
+      customdata: drawn.map(function (point) { return point[0]; }),
+      text: drawn.map(function (point) {
+        return "<b>" + escaped(point[1]) + "</b> (" + escaped(point[0]) + ")<br>AUC " + three(point[4]) + " (" +
+          three(point[5]) + " to " + three(point[6]) + ")<br>difference " + three(point[8]) + "<br>" +
+          escaped(point[14]) + " case patients";
+      }),
+      marker: {
+        color: drawn.map(function (point, i) { return seen[i] ? point[3] : "#ffffff"; }),
+        size: drawn.map(function (point) { return sizeOf(point[13]); }),
+        opacity: found.map(function (hit) { return hit ? 0.9 : 0.08; }),
+        line: { width: 1.2, color: drawn.map(function (point) { return point[3]; }) }
+      },
+      hits: found.filter(Boolean).length
+    }];
+  }
+  function draw() {
+    var measure = byId("measure").value;
+    var wanted = byId("find").value.trim().toLowerCase();
+    var how = MEASURES[measure];
+    var drawn = traces(measure, wanted);
+    var narrow = window.innerWidth < 700;
+    byId("hits").textContent = wanted ? drawn[0].hits.toLocaleString("en") + " found" : "";
+    delete drawn[0].hits;
+    var lines = how.line === null ? [] : [how.line].concat(measure === "auc" ? [0.6, 0.7] : []);
+    Plotly.react("plot", drawn, {
+      height: narrow ? 380 : 560, margin: { l: narrow ? 44 : 60, r: 10, t: 10, b: narrow ? 16 : 150 },
+      paper_bgcolor: "#ffffff", plot_bgcolor: "#ffffff", hovermode: "closest", dragmode: narrow ? false : "zoom",
+      font: { family: "system-ui, -apple-system, Segoe UI, Roboto, Arial, sans-serif", size: 12, color: "#1c2126" },
+      hoverlabel: { bgcolor: "#ffffff", align: "left" }, showlegend: false,
+      xaxis: {
+        tickvals: data.chapters.map(function (chapter) { return chapter[1]; }),
+        ticktext: data.chapters.map(function (chapter) { return narrow ? "" : escaped(chapter[0]); }),
+        tickangle: -45, showgrid: false, zeroline: false
+      },
+      yaxis: { title: { text: how.title }, gridcolor: "#eef1f4", zeroline: false },
+      shapes: lines.map(function (value, i) {
+        return {
+          type: "line", xref: "paper", x0: 0, x1: 1, y0: value, y1: value, layer: "below",
+          line: { width: 1, color: i ? "#b9c0c6" : "#555555", dash: i ? "dash" : "solid" }
+        };
+      })
+    }, {
+      responsive: true, displaylogo: false, doubleClick: "reset",
+      displayModeBar: narrow ? false : "hover", showTips: false,
+      modeBarButtonsToRemove: ["select2d", "lasso2d", "sendDataToCloud", "autoScale2d"],
+      toImageButtonOptions: { format: "svg", filename: "phewas_" + measure }
+    });
+  }
+  if (data.points.length && window.Plotly) {
+    byId("live").hidden = false;
+    byId("still").classList.add("paper-only");
+    var names = make("datalist");
+    names.id = "phenotype-names";
+    data.points.forEach(function (point) {
+      var option = make("option");
+      option.value = point[1];
+      option.label = point[0];
+      names.appendChild(option);
+    });
+    byId("live").appendChild(names);
+    byId("measure").addEventListener("input", draw);
+    byId("find").addEventListener("input", draw);
+    byId("find").addEventListener("keydown", function (event) {
+      if (event.key !== "Enter") { return; }
+      var wanted = byId("find").value.trim().toLowerCase();
+      var hit = data.points.filter(function (point) {
+        return wanted && (point[1].toLowerCase() === wanted || point[0].toLowerCase() === wanted);
+      })[0];
+      if (hit) { event.preventDefault(); open(hit[0]); }
+    });
+    requestAnimationFrame(function () {
+      draw();
+      byId("plot").on("plotly_click", function (event) { open(event.points[0].customdata); });
+    });
+    var width = window.innerWidth;
+    window.addEventListener("resize", function () {
+      if ((width < 700) !== (window.innerWidth < 700)) { draw(); }
+      width = window.innerWidth;
+    });
+  }
+
+  /* Copying the methods. */
+  if (navigator.clipboard) {
+    byId("copy").hidden = false;
+    byId("copy").addEventListener("click", function () {
+      navigator.clipboard.writeText(byId("methods-text").innerText).then(function () {
+        byId("copied").textContent = "Copied.";
+      }, function () { byId("copied").textContent = "The browser did not allow it; select the text instead."; });
+    });
+  }
+
+  /* The table. */
   if (!table) { return; }
   var body = table.tBodies[0];
   var rows = Array.prototype.slice.call(body.rows);
-  var search = document.getElementById("search");
-  var chapter = document.getElementById("chapter");
-  var significant = document.getElementById("significant");
-  var found = document.getElementById("found");
+  var controls = ["search", "chapter", "sex", "q"].map(byId);
+  var search = controls[0], chapter = controls[1], sex = controls[2], q = controls[3];
   var entries = rows.map(function (row) {
+    var told = row.cells[5].getAttribute("data-v");
     return {
       row: row,
       words: (row.cells[0].textContent + " " + row.cells[1].textContent).toLowerCase(),
-      chapter: row.cells[2].textContent.trim(),
-      significant: row.dataset.significant === "1"
+      chapter: row.cells[2].textContent.trim(), sex: row.dataset.sex, q: told ? Number(told) : 2
     };
+  });
+  rows.forEach(function (row) {
+    var words = row.querySelector(".open");
+    var button = make("button", words.textContent, "open");
+    button.type = "button";
+    button.addEventListener("click", function () { open(row.cells[0].textContent); });
+    words.replaceWith(button);
   });
 
   function filter() {
     var wanted = search.value.trim().toLowerCase();
+    var most = q.value ? Number(q.value) : 3;
     var shown = 0;
     entries.forEach(function (entry) {
-      var keep = (!wanted || entry.words.indexOf(wanted) >= 0) &&
-        (!chapter.value || entry.chapter === chapter.value) &&
-        (!significant.checked || entry.significant);
+      var keep = (!wanted || entry.words.indexOf(wanted) >= 0) && entry.q < most &&
+        (!chapter.value || entry.chapter === chapter.value) && (!sex.value || entry.sex === sex.value);
       entry.row.hidden = !keep;
       if (keep) { shown += 1; }
     });
-    found.textContent = shown.toLocaleString("en") + " of " + rows.length.toLocaleString("en") + " shown";
+    byId("found").textContent = shown.toLocaleString("en") + " of " + rows.length.toLocaleString("en") + " shown";
   }
 
   function key(row, place, kind) {
@@ -57,14 +286,13 @@
   }
 
   Array.prototype.forEach.call(table.tHead.rows[0].cells, function (header, place) {
-    var button = document.createElement("button");
+    var button = make("button", header.textContent);
     button.type = "button";
-    button.textContent = header.textContent;
     header.textContent = "";
     header.appendChild(button);
     button.addEventListener("click", function () { sort(header, place); });
   });
-  [search, chapter, significant].forEach(function (control) { control.addEventListener("input", filter); });
-  controls.hidden = false;
+  controls.forEach(function (control) { control.addEventListener("input", filter); });
+  byId("controls").hidden = false;
   filter();
 }());

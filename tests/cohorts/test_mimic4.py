@@ -39,13 +39,21 @@ def test_a_real_multi_rate_record(shared: Path, tmp_path: Path) -> None:
     get("mimic4").build(root, tmp_path / "run")
     rows = pl.read_parquet(tmp_path / "run" / "cohort" / "recordings.parquet")
     # No date in this sample, but the patient has one encounter only.
+    # Several samples a frame: each signal at its own rate, and as long as that makes it.
     assert rows.select("channel", "encounter_id", "fs_hz", "n_samples").rows() == [
-        (c, "20000001", 62.4725, 14400) for c in ("ECG_II", "PPG", "RESP")
+        (c, "20000001", 62.4725 * n, 14400 * n) for c, n in (("ECG_II", 4), ("PPG", 2), ("RESP", 1))
+    ]
+    import wfdb
+
+    whole = wfdb.rdrecord(str(folder / "mixedsignals"), smooth_frames=False)
+    assert [len(x) for x, n in zip(whole.e_p_signal, whole.sig_name, strict=True) if n in ("II", "Pleth", "Resp")] == [
+        rows.filter(pl.col("channel") == c)["n_samples"].item() for c in ("ECG_II", "PPG", "RESP")
     ]
     row = rows.filter(pl.col("channel") == "PPG").row(0, named=True)
     opened = open_recording(root, row["path"], signal=row["signal"], fs_hz=row["fs_hz"], n_samples=row["n_samples"])
-    pulse = opened.read(2000, 8000)
+    pulse = opened.read(2000, 14000)
     assert np.isfinite(pulse).all()
+    assert np.allclose(pulse, whole.e_p_signal[whole.sig_name.index("Pleth")][2000:14000], atol=1e-4)
     # A pulse: its strongest rhythm lies between 40 and 180 a minute if the rate is right.
     power = np.abs(np.fft.rfft(pulse - pulse.mean())) ** 2
     freq_hz = np.fft.rfftfreq(len(pulse), 1 / row["fs_hz"])

@@ -15,7 +15,7 @@ from phewas.cohorts.base import covariates
 from phewas.cohorts.emulator.mcmed import emulate_mcmed
 from phewas.cohorts.emulator.options import options
 from phewas.cohorts.numerics import OTHER_TABLES, read_further
-from phewas.errors import CohortError
+from phewas.errors import CohortError, PhewasWarning
 
 SOURCE = get("mcmed")
 Build = Callable[..., dict[str, pl.DataFrame]]
@@ -41,6 +41,14 @@ def test_vital_signs_are_those_from_before_the_signal(tree: Path, tmp_path: Path
     assert set(covariates(t["encounters"], card=SOURCE.card)) >= {"src_before_HR", "src_before_Temp_C"}
     note = t["flow"].filter(pl.col("reason").str.contains("numerics.csv")).row(0, named=True)
     assert (note["n_out"], note["kind"]) == (2, "note")
+    (tree / "numerics.csv").write_text(
+        f'CSN,Source,Measure,Value,Time\n101,Monitor,HR,80,{day}:08:00Z\n101,"Chart,RR,18,{day}:08:00Z\n'
+        f'101,"Chart","SpO2","97",{day}:08:00Z\n101,Chart,SBP,120,"{day}:07:00Z\n'
+    )
+    with pytest.warns(PhewasWarning, match="unclosed quotation mark"):
+        t = build(tree, tmp_path / "quote")
+    one = next(r for r in t["encounters"].to_dicts() if r["encounter_id"] == "101")
+    assert [one[f"src_before_{n}"] for n in ("HR", "RR", "SpO2", "SBP")] == [80, 18, 97, 120]
     (tree / "numerics.csv").write_text("CSN,Measure,Val,Time\n")
     with pytest.raises(CohortError, match=r"no column 'Value'\. Did you mean Val"):
         build(tree, tmp_path / "other")

@@ -12,14 +12,18 @@ import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from phewas import pipeline
+from phewas.cli import app
 from phewas.cohorts.emulator.mcmed import emulate_mcmed
 from phewas.cohorts.emulator.options import options
 from phewas.encoders import registry
-from phewas.schema import PhenotypeResults, Splits
+from phewas.schema import LOGITS_PATH, PhenotypeResults, PredictionColumns, PredictionRows, Splits
 
 SETTINGS = """
 [segments]
@@ -67,6 +71,13 @@ def undisturbed(tree, settings, tmp_path_factory) -> Path:
     assert done.returncode == 0, done.stderr
     assert str(out / "report" / "index.html") in done.stdout
     return out
+
+
+@pytest.fixture(scope="module")
+def undisturbed_s(undisturbed) -> float:
+    """Return how long the steps of the undisturbed run took, in seconds."""
+    steps = json.loads((undisturbed / "run.json").read_text())["steps"]
+    return sum(step["seconds"] for step in steps.values())
 
 
 def content(run: Path) -> dict[str, bytes]:
@@ -134,16 +145,46 @@ def test_the_number_of_workers_changes_nothing(tree, settings, undisturbed, tmp_
     assert {n: b for n, b in whole.items() if n.split("/")[0] in ("cohort", "phenotypes", "segments")} == one
 
 
-def test_killed_at_any_moment_it_ends_as_if_undisturbed(tree, settings, undisturbed, tmp_path):
+def test_a_finished_model_scores_elsewhere_as_it_did_here_and_nobody_whom_it_has_met(
+    tree, undisturbed, tmp_path, monkeypatch
+):
+    """Applied to its own source, only those whom it never met are left, with the very scores of the run."""
+    monkeypatch.setitem(pipeline.DO, "report", lambda *_: None)  # tested elsewhere
+    out = tmp_path / "applied"
+    settings = tmp_path / "small.toml"
+    settings.write_text("[segments]\nn_segments = 6\nshard_encounters = 40\n[learn]\nsegment_predictions = true\n")
+    words = ["predict", "--model", undisturbed / "model", "--cohort", "mcmed", "--data", tree, "--config", settings,
+             "--out", out, "--workers", 1]  # fmt: skip
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert done.exit_code == 0, done.output
+    theirs, ours = PredictionRows.read(undisturbed).with_row_index("i"), PredictionRows.read(out).with_row_index("j")
+    both = theirs.filter(pl.col("split") == "held_out").join(ours, on="encounter_id")
+    assert both.height == ours.height == theirs.filter(pl.col("split") == "held_out").height
+    assert PredictionColumns.read(out).equals(PredictionColumns.read(undisturbed))
+    before, after = np.load(undisturbed / LOGITS_PATH)[both["i"].to_numpy()], np.load(out / LOGITS_PATH)[both["j"]]
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
+    parts = pl.concat([pl.read_parquet(f) for f in (out / "predictions" / "segments").glob("*.parquet")])
+    means = parts.group_by("encounter_id").agg(pl.col("logits").arr.get(0).mean().alias("m"), pl.len())
+    assert means["len"].sum() == ours["n_segments"].sum()
+    joined = ours.join(means, on="encounter_id")
+    np.testing.assert_allclose(joined["m"], np.load(out / LOGITS_PATH)[joined["j"].to_numpy(), 0], rtol=1e-4, atol=1e-5)
+    results = PhenotypeResults.read(out).filter(pl.col("status") == "tested")
+    assert results.height >= 10
+    assert results["auc"].null_count() == 0
+
+
+def test_killed_at_any_moment_it_ends_as_if_undisturbed(tree, settings, undisturbed, undisturbed_s, tmp_path):
     """Kill the process without warning again and again, a little later each time, and compare every byte."""
     out = tmp_path / "run"
     words = [sys.executable, "-m", "phewas", *map(str, command(tree, settings, out))]
+    # Each attempt gets a quarter of what an undisturbed run takes here, so that it is cut off somewhere in the middle.
+    limits_s = [(0.15 + 0.04 * k) * undisturbed_s for k in range(5)]
     kills = 0
-    for attempt in range(60):
+    for limit_s in [*limits_s, None]:
         with (tmp_path / "log").open("w") as log:
             process = subprocess.Popen(words, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
             try:
-                process.wait(timeout=1.5 + 0.5 * (attempt % 7) + 0.2 * attempt)
+                process.wait(timeout=limit_s)
                 break
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)

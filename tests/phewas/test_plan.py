@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from phewas import settings
+from phewas.errors import ConfigError
 from phewas.plan import plan
 
 TABLES = Path(__file__).resolve().parents[1] / "golden" / "tables" / "input"
@@ -47,3 +48,35 @@ def test_defaults_come_from_the_card_and_options_win(root):
     assert made.fit == made.source.card.fit
     assert planned(root, heldout="random:0.5", fit="probe").heldout == "random:0.5"
     assert planned(root, heldout="random:0.5", fit="probe").fit == "probe"
+
+
+def test_the_mains_frequency_is_the_cards_and_an_option_wins(root, capsys):
+    def notch(**options):
+        return planned(root, encoder="m2ae", **options).spec.contract.notch
+
+    assert notch() is None
+    assert "mains" in capsys.readouterr().err
+    text = (root / "cohort.toml").read_text()
+    (root / "cohort.toml").write_text("mains_hz = 60\n" + text)
+    assert notch().hz == 60
+    assert notch(segments={"mains_hz": 50}).hz == 50
+    (root / "cohort.toml").write_text("mains_hz = 55\n" + text)
+    with pytest.raises(ConfigError, match="mains_hz is 55"):
+        planned(root)
+
+
+@pytest.mark.parametrize("name", ["mcmed", "mimic3", "mimic4", "mimic4ecg", "ppgbp"])
+def test_sites_say_their_mains_frequency(name):
+    from phewas.cohorts import get
+
+    assert get(name).card.mains_hz == (50 if name == "ppgbp" else 60)
+
+
+def test_another_recorded_channel_may_stand_for_the_encoders(root, capsys):
+    made = planned(root, encoder="m2ae", segments={"channels": {"ECG_II": "ECG_V"}})
+    assert made.spec.contract.channels == ("PPG", "ECG_V")
+    assert "ECG_V stands for ECG_II" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="no channel 'ECG_I'"):
+        planned(root, encoder="m2ae", segments={"channels": {"ECG_I": "ECG_II"}})
+    with pytest.raises(ConfigError, match="stand for two"):
+        planned(root, encoder="m2ae", segments={"channels": {"ECG_II": "PPG"}})

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import wfdb
 from typer.testing import CliRunner
 
 from phewas.cli import app
@@ -60,12 +61,19 @@ class One:
     def codes(self) -> list[tuple[str, str]]:
         return [c for c, has in ((FAILURE, self.ill), (REFLUX, self.sour)) if has]
 
-    def pulse(self, fs_hz: float, seconds: float = 21.0) -> Wave:
+    def _heart(self, seconds: float) -> tuple[Heart, np.random.Generator]:
         rng = np.random.default_rng(self.number)
         latent = dict(zip(LATENTS, rng.standard_normal(len(LATENTS)).tolist(), strict=True))
         traits = traits_of(latent, frozenset(("rate", "shape") if self.ill else ()), in_rhythm=True, cv=0.2)
-        heart = Heart.beating(rng, duration_s=seconds, traits=traits)
+        return Heart.beating(rng, duration_s=seconds, traits=traits), rng
+
+    def pulse(self, fs_hz: float, seconds: float = 21.0) -> Wave:
+        heart, rng = self._heart(seconds)
         return heart.pleth(rng, np.arange(round(seconds * fs_hz)) / fs_hz, hum=0.0)
+
+    def lead(self, fs_hz: float, seconds: float) -> Wave:
+        heart, rng = self._heart(seconds)
+        return heart.lead_ii(rng, np.arange(round(seconds * fs_hz)) / fs_hz, hum=0.0)
 
 
 def hospital(n: int = 110) -> list[One]:
@@ -83,10 +91,10 @@ def csv(path: Path, header: str, rows: list[str]) -> None:
     path.write_text("\n".join([header, *rows]) + "\n")
 
 
-def run_to_the_end(cohort: str, folder: Path, settings: str) -> Path:
+def run_to_the_end(cohort: str, folder: Path, settings: str, *, encoder: str = "net1d-small") -> Path:
     """Run a cohort whose files lie in ``data``, and return the run directory."""
     (folder / "small.toml").write_text(settings)
-    words = ["run", "--cohort", cohort, "--data", folder / "data", "--encoder", "net1d-small", "--config",
+    words = ["run", "--cohort", cohort, "--data", folder / "data", "--encoder", encoder, "--config",
              folder / "small.toml", "--out", folder / "run", "--workers", "1"]  # fmt: skip
     done = CliRunner().invoke(app, list(map(str, words)))
     assert done.exit_code == 0, done.output
@@ -132,6 +140,38 @@ def mimic4(root: Path, people: list[One]) -> None:
         folder = root / "waves" / f"p{str(subject)[:3]}" / f"p{subject}" / name
         write_record(folder, name, p.pulse(62.4725), signal="Pleth", fs_hz=62.4725, storage=STORED, start=p.begin,
                      fraction="milliseconds")  # fmt: skip
+
+
+ECG_ENCODER = """
+from dataclasses import replace
+from torch import nn
+from phewas.encoders.registry import ECG_500, EncoderSpec
+
+def build():
+    return nn.Sequential(nn.Conv1d(2, 32, 51, stride=10), nn.ReLU(), nn.Conv1d(32, 32, 21, stride=5), nn.ReLU(),
+                         nn.AdaptiveAvgPool1d(1), nn.Flatten())
+
+two = EncoderSpec(name="two", title="Two leads", description="Leads I and II.", factory=build, width=32,
+                  contract=replace(ECG_500, channels=("ECG_I", "ECG_II")), pretrained=False)
+"""
+LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+
+
+def mimic4ecg(root: Path, people: list[One]) -> None:
+    """Twelve leads of ten seconds a record, interleaved, found through a list."""
+    mimic4(root, people)
+    rows = []
+    for p in people:
+        study = 40_000_000 + p.number
+        place = f"files/p1000/p{10_000_000 + p.number}/s{study}"
+        (root / place).mkdir(parents=True)
+        lead, rng = p.lead(500.0, 10.0), np.random.default_rng(p.number)
+        leads = np.stack([lead * (0.4 + 0.05 * k) for k in range(12)], axis=1) + 0.01 * rng.standard_normal((5_000, 12))
+        wfdb.wrsamp(str(study), fs=500, units=["mV"] * 12, sig_name=list(LEADS), p_signal=leads, fmt=["16"] * 12,
+                    base_datetime=p.begin, write_dir=str(root / place))  # fmt: skip
+        rows.append(f"{10_000_000 + p.number},{study},{study},{p.begin},{place}/{study}")
+    csv(root / "record_list.csv", "subject_id,study_id,file_name,ecg_time,path", rows)
+    (root.parent / "ecg.py").write_text(ECG_ENCODER)
 
 
 def arrays(root: Path, people: list[One]) -> None:
@@ -230,7 +270,7 @@ def test_the_emulated_hospital_packed_and_with_every_fault(tmp_path: Path) -> No
     assert flow["n_in"][0] == json.loads((tmp_path / "emulated.json").read_text())["rows"]["visits"]
 
 
-LAYOUTS = {"mimic3": mimic3, "mimic4": mimic4, "meds": meds, "omop": omop, "tables": tables}
+LAYOUTS = {"mimic3": mimic3, "mimic4": mimic4, "mimic4ecg": mimic4ecg, "meds": meds, "omop": omop, "tables": tables}
 
 
 @pytest.mark.parametrize("name", sorted(LAYOUTS))
@@ -238,7 +278,10 @@ def test_from_its_files_to_the_report(name: str, tmp_path: Path) -> None:
     people = hospital()
     LAYOUTS[name](tmp_path / "data", people)
     settings = SETTINGS.replace("random:0.5", "official:file") if name == "meds" else SETTINGS
-    out = run_to_the_end(name, tmp_path, settings)
+    encoder = f"{tmp_path}/ecg.py:two" if name == "mimic4ecg" else "net1d-small"
+    out = run_to_the_end(name, tmp_path, settings, encoder=encoder)
+    if name == "mimic4ecg":
+        assert set(Recordings.read(out)["channel"]) == {f"ECG_{lead}" for lead in LEADS}
     assert Rejects.read(out).height == 0
     results = PhenotypeResults.read(out)
     # ICD-9 and ICD-10 codes of both diseases end in phenotypes below the same two.

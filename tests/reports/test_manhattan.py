@@ -10,9 +10,10 @@ import polars as pl
 import pytest
 from matplotlib import colors
 
-from phewas.reports.figures import pdf, png
 from phewas.reports.layout import PALETTE, chapter_widths, drawable, natural_key, parent, two_lines
-from phewas.reports.manhattan import _drop_overlapping, caption, manhattan
+from phewas.reports.manhattan import caption, manhattan
+from phewas.reports.naming import drop_overlapping
+from phewas.reports.style import pdf, png
 from phewas.schema import PhenotypeResults
 
 PUBLISHED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "results" / "anyppg_table9.csv"
@@ -118,7 +119,7 @@ def test_names_that_would_meet_or_leave_the_panel_are_taken_back(phenome):
     placed = [ax.text(x, y, "best"), None, ax.text(x, y, "second"), ax.text(ax.get_xlim()[1], y, "outside")]
     far = ax.plot([x, ax.get_xlim()[0]], [y, y])[0]
     placed.append(ax.text(x, ax.get_ylim()[0] + 0.01, "far"))
-    _drop_overlapping(ax, placed, [None, None, None, None, far])
+    drop_overlapping(ax, placed, [None, None, None, None, far])
     assert [t and t.get_text() for t in placed] == ["best", None, None, None, None]
     assert [t.get_text() for t in texts(figure)] == ["best"]
     assert far not in ax.lines

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -79,6 +82,22 @@ def test_a_pickled_module_is_not_opened(tmp_path, published):
     torch.save(published, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="it was not opened"):
         checkpoint.load(SPEC.build(), tmp_path / "w.pth", spec=SPEC)
+
+
+def test_the_cure_of_a_pickled_file_is_one_safe_shell_line_that_works(tmp_path, published):
+    file = tmp_path / "w'; touch ran; '$(touch ran).pth"
+    torch.save({"state_dict": published.state_dict(), "made": torch.nn.Identity()}, file)
+    with pytest.raises(WeightsError) as caught:
+        checkpoint.load(SPEC.build(), file, spec=SPEC)
+    line = caught.value.cure.splitlines()[-1].strip()
+    words = shlex.split(line)
+    assert words[0] == "python"
+    assert words[-2:] == [str(file), "NEW.pth"]
+    subprocess.run(["bash", "-c", line.replace("python", sys.executable, 1)], cwd=tmp_path, check=True, timeout=120)
+    assert not (tmp_path / "ran").exists()
+    fresh = SPEC.build()
+    checkpoint.load(fresh, tmp_path / "NEW.pth", spec=SPEC)
+    assert same(fresh, published)
 
 
 def test_code_in_a_pickle_does_not_run(tmp_path):

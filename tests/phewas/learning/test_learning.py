@@ -17,7 +17,6 @@ from phewas.errors import LearningError
 from phewas.learning import finetune, probe
 from phewas.learning.labels import Study, count_patients, fittable, load, macro_auc
 from phewas.learning.step import Frozen, Learn, learn, shuffled
-from phewas.rundir import write_npy, write_parquet
 from phewas.schema import (
     LABELS_PATH,
     LOGITS_PATH,
@@ -25,46 +24,18 @@ from phewas.schema import (
     LabelRows,
     PredictionColumns,
     PredictionRows,
-    Splits,
-    Windows,
 )
-from phewas.segments.store import SegmentStore, contract_folder
+from phewas.segments.store import SegmentStore
 
 SPEC = registry.get("net1d-small")
 CONFIG = LearnConfig(epochs=3, batch_encounters=8, segments_per_encounter=3, head_lr=3e-3, save_every_steps=2)
 DEVICE = torch.device("cpu")
 
 
-def write_run(run, *, n_patients=60, crossfit=False, windows=5, samples=250, seed=0):
-    """Write a store, labels and splits: two encounters a patient; `tone` can be heard, `noise` not, `rare` is."""
-    rng = np.random.default_rng(seed)
-    rows, values, labels, sides = [], [], [], []
-    t = np.arange(samples) / 125
-    for p in range(n_patients):
-        case = rng.random() < 0.4
-        side = ("held_out" if p % 3 == 0 else "tuning" if p % 7 == 1 else "train") if not crossfit else "crossfit"
-        sides.append({"patient_id": f"p{p:03d}", "split": side, "fold": p % 3 if crossfit else None, "why": "test"})
-        for visit in range(2):
-            encounter = f"e{p:03d}{visit}"
-            for k in range(windows):
-                tone = np.sin(2 * np.pi * (4.0 if case else 1.5) * t + rng.uniform(0, 6))
-                x = tone + 0.8 * rng.standard_normal(samples)
-                values.append((x - x.mean()) / x.std())
-                rows.append({"segment_id": f"{encounter}:{k}", "encounter_id": encounter, "patient_id": f"p{p:03d}",
-                             "recording_id": encounter, "start_sample": k * samples, "draw": k})  # fmt: skip
-            labels.append((encounter, f"p{p:03d}", [int(case), rng.integers(0, 2), int(p < 4)]))
-    folder = contract_folder(run, SPEC.contract)
-    write_parquet(pl.DataFrame(rows, schema=Windows.dtypes(), orient="row"), folder / "index.parquet")
-    half = len(values) // 2
-    write_npy(np.array(values[:half], np.float16), folder / "PPG" / "shard-00000.npy")
-    write_npy(np.array(values[half:], np.float16), folder / "PPG" / "shard-00001.npy")
-    matrix = np.array([row[2] for row in labels], dtype=np.int8)
-    matrix[rng.random(matrix.shape) < 0.1] = -1
-    write_npy(matrix, run / LABELS_PATH)
-    LabelRows.write(pl.DataFrame([row[:2] for row in labels], schema=LabelRows.dtypes(), orient="row"), run)
-    LabelColumns.write(pl.DataFrame({"phenotype": ["tone", "noise", "rare"]}), run)
-    Splits.write(Splits.build(sides), run)
-    return run
+@pytest.fixture(scope="module", autouse=True)
+def _writer(make_run):
+    global write_run
+    write_run = make_run
 
 
 def job(run, **more):
@@ -156,7 +127,7 @@ def test_fine_tuning_hears_the_tone_and_not_the_noise(finished):
 @pytest.mark.parametrize("stop_at", [1, 3, 7, 9])
 def test_a_killed_fit_goes_on_as_if_undisturbed(tmp_path, monkeypatch, finished, stop_at):
     run = write_run(tmp_path / "killed")
-    real, calls = finetune._Fit.step, []
+    real, calls = finetune.Fit.update, []
 
     def dies(*args):
         calls.append(1)
@@ -164,10 +135,10 @@ def test_a_killed_fit_goes_on_as_if_undisturbed(tmp_path, monkeypatch, finished,
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(finetune._Fit, "step", dies)
+    monkeypatch.setattr(finetune.Fit, "update", dies)
     with pytest.raises(KeyboardInterrupt):
         learn(job(run))
-    monkeypatch.setattr(finetune._Fit, "step", real)
+    monkeypatch.setattr(finetune.Fit, "update", real)
     learn(job(run))
     assert files_of(run) == files_of(finished)
 
@@ -212,7 +183,13 @@ def test_a_patient_on_both_sides_stops_the_fit(tmp_path):
 
 def test_a_loss_that_is_no_number_stops_the_fit(tmp_path, monkeypatch):
     run = write_run(tmp_path / "nan")
-    monkeypatch.setattr(finetune._Fit, "step", lambda *_: float("nan"))
+    real = finetune.Fit.accumulate
+
+    def spoiled(self, part):
+        part.x[0, 0, 0] = float("nan")
+        real(self, part)
+
+    monkeypatch.setattr(finetune.Fit, "accumulate", spoiled)
     with pytest.raises(LearningError, match="training loss is nan"):
         learn(job(run))
 

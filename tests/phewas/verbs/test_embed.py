@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
+from scipy import signal
 
 from phewas import cli
 from phewas.encoders.pulse_features import NAMES
@@ -85,3 +86,77 @@ def test_mistakes_are_told_with_their_cure(call, tmp_path, words, told):
     assert code == 2
     assert told in shown
     assert "Traceback" not in shown
+
+
+OWN = """
+import torch
+from phewas.encoders import registry
+
+
+class Same(torch.nn.Module):
+    def forward(self, x):
+        return x[:, 0]
+
+
+same = registry.EncoderSpec(name="same", title="t", description="d", factory=Same, contract=registry.{contract},
+                            width={width}, pretrained=False)
+"""
+
+
+def seen(call, tmp_path, x, fs_hz, *, contract, width, more=()):
+    """Return what an encoder of a contract is shown of a row: an encoder of one's own that hands it back."""
+    (tmp_path / "own.py").write_text(OWN.format(contract=contract, width=width))
+    np.save(tmp_path / "own.npy", x)
+    code, shown = call("--array", "own.npy", "--fs-hz", fs_hz, "--encoder", "own.py:same", "--out", "e.parquet", *more)
+    assert code == 0, shown
+    return pl.read_parquet(tmp_path / "e.parquet")["embedding"].to_numpy(), shown
+
+
+def test_papagei_s_signal_is_standardised_as_a_whole_and_then_filtered(call, tmp_path):
+    rng = np.random.default_rng(0)
+    t = np.arange(2500) / 250
+    x = 900 + 40 * np.sin(2 * np.pi * 1.2 * t) + 100 * np.sin(2 * np.pi * 0.1 * t) + rng.standard_normal((2, 2500))
+    got, _ = seen(call, tmp_path, x, 250, contract="PAPAGEI_125", width=1250)
+    z = (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True)
+    z = signal.sosfiltfilt(signal.cheby2(4, 20, [0.5, 12], "bandpass", fs=250, output="sos"), z, axis=1)
+    taps = round(0.05 * 250)
+    z = signal.filtfilt(np.ones(taps) / taps, 1, z, axis=1)
+    wanted = signal.resample_poly(z, 1, 2, axis=1)
+    middle = slice(350, 900)  # the ends depend on how a filter is continued beyond them
+    np.testing.assert_allclose(got[:, middle], wanted[:, middle], atol=0.02)
+    # Of the slow wave, which the filter takes away, the scale of the recording keeps a trace; a window's would not.
+    assert got.std() < 0.5
+    short, _ = seen(call, tmp_path, x[:, :1500], 250, contract="PAPAGEI_125", width=1250)
+    assert (short[:, :250] == 0).all()
+    assert (short[:, -250:] == 0).all()
+    assert (short[:, 260:990].std(1) > 0).all()
+
+
+def test_ecgfounder_s_signal_loses_mains_and_wander_as_published(call, tmp_path):
+    rng = np.random.default_rng(1)
+    t = np.arange(5000) / 500
+    beats = np.exp(-0.5 * (((1.1 * t + 0.5) % 1 - 0.5) / 0.02) ** 2)
+    x = beats + 0.3 * np.sin(2 * np.pi * 0.2 * t) + 0.5 * np.sin(2 * np.pi * 50 * t) + 0.01 * rng.standard_normal(5000)
+    got, _ = seen(call, tmp_path, x[None], 500, contract="ECG_1LEAD_500", width=5000)
+    y = signal.filtfilt(*signal.iirnotch(50, 30, 500), x)
+    y = signal.filtfilt(*signal.butter(4, [0.67, 40], "bandpass", fs=500), y)
+    y = y - signal.medfilt(y, 201)
+    wanted = (y - y.mean()) / (y.std() + 1e-8)
+    np.testing.assert_allclose(got[0], wanted, atol=0.02)
+
+
+def test_the_mains_frequency_of_a_site_is_an_option(call, tmp_path):
+    t = np.arange(5000) / 500
+    x = (np.sin(2 * np.pi * 1.1 * t) + np.sin(2 * np.pi * 30 * t))[None]  # 30 Hz stands for mains within the band
+    plain, told = seen(call, tmp_path, x, 500, contract="ECG_500", width=5000)
+    assert "wants a notch at the mains frequency" in told
+    cut, told = seen(call, tmp_path, x, 500, contract="ECG_500", width=5000, more=("--mains-hz", 30))
+    assert "wants a notch" not in told
+
+    def at_30(row):
+        return np.abs(np.fft.rfft(row[1000:4000]))[180]
+
+    assert at_30(cut[0]) < 0.02 * at_30(plain[0])
+    code, shown = call("--cohort", "demo", "--mains-hz", 50)
+    assert code == 2
+    assert "belongs to --array" in shown

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import polars as pl
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from phewas import settings
+from phewas.cli import app
 from phewas.errors import ConfigError
 from phewas.rundir import write_parquet
 from phewas.segments.extract import FAILED_FILE
@@ -48,3 +51,17 @@ def test_ctrl_c_gives_exit_code_130_and_says_how_to_go_on(capsys):
         raise KeyboardInterrupt
     assert caught.value.exit_code == 130
     assert "The same command continues" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["emulate", "map", "check"])
+def test_ctrl_c_ends_every_verb_with_a_line_of_ours(verb, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    command = next(c for c in app.registered_commands if c.name == verb)
+    monkeypatch.setattr(command, "callback", functools.wraps(command.callback)(interrupted))
+    words = {"emulate": ["mcmed", "--out", "x"], "map": ["x.csv", "--out", "y"], "check": ["--cohort", "demo"]}[verb]
+    done = CliRunner().invoke(app, [verb, *words])
+    assert done.exit_code == 130, done.output
+    assert "Stopped" in done.output
+    assert "Aborted" not in done.output
