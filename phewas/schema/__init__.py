@@ -9,6 +9,7 @@ from phewas.schema.comparison import Comparison, ComparisonChapters
 from phewas.schema.phenotypes import LABELS_PATH, Definitions, LabelColumns, LabelRows, Phenotypes, Unmapped
 from phewas.schema.predictions import LOGITS_PATH, PermutationNull, PredictionColumns, PredictionRows, Windows
 from phewas.schema.results import (
+    AddedValue,
     Calibration,
     CalibrationBins,
     ChapterResults,
@@ -31,6 +32,7 @@ __all__ = [
     "LOGITS_PATH",
     "REASONS",
     "SPLITS",
+    "AddedValue",
     "Calibration",
     "CalibrationBins",
     "Chain",

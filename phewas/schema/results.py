@@ -235,6 +235,29 @@ class CalibrationBins(Table):
     high = Column(pl.Float64, "upper 95 % bound")
 
 
+class AddedValue(Table):
+    """What the encoder adds to age + sex: one row per tested phenotype of a held-out run."""
+
+    file = "results/added_value.parquet"
+    key = ("phenotype",)
+    phenotype = Column(pl.String, "which phenotype")
+    status = Column(
+        pl.String, "fitted; or why not", values=("fitted", "too_few_tuning_cases", "no_baseline", "not_converged")
+    )
+    baseline_auc = Column(pl.Float64, "AUC of age + sex fitted on train patients alone", nullable=True)
+    combined_auc = Column(pl.Float64, "AUC of age + sex and encoder, weighed on the tuning patients", nullable=True)
+    combined_low = Column(pl.Float64, "its lower 95 % bound", nullable=True)
+    combined_high = Column(pl.Float64, "its upper 95 % bound", nullable=True)
+    gain = Column(pl.Float64, "combined_auc - baseline_auc", nullable=True)
+    gain_low = Column(pl.Float64, "its lower 95 % bound, paired, patient-clustered", nullable=True)
+    gain_high = Column(pl.Float64, "its upper 95 % bound", nullable=True)
+    beta = Column(pl.Float64, "log odds per unit of the encoder's logit beside the baseline's, in the scored patients",
+                  nullable=True)
+    beta_se = Column(pl.Float64, "its patient-robust standard error", nullable=True)
+    p_value = Column(pl.Float64, "two-sided patient-robust Wald p of beta", nullable=True)
+    q_fdr = Column(pl.Float64, "its Benjamini-Hochberg q over the family", nullable=True)
+
+
 class Specificity(Table):
     """How much of an AUC a handful of other phenotypes' scores explain: one row per tested phenotype."""
 

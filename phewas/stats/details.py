@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from phewas.config import EvaluateConfig
 from phewas.schema import (
+    AddedValue,
     Calibration,
     CalibrationBins,
     CrossAuc,
@@ -21,6 +22,7 @@ from phewas.schema import (
     Subgroups,
     Table,
 )
+from phewas.stats.added import added_value
 from phewas.stats.calibration import Tuning, calibration, loss_was_plain
 from phewas.stats.counts import patients_with
 from phewas.stats.crossfit import fold_ranks
@@ -57,7 +59,7 @@ class Details:
 
 
 def details(
-    run: Path, units: Units, names: list[str], found: Estimates, *, family: NDArray[np.bool_],
+    run: Path, units: Units, names: list[str], sex: NDArray[Any], found: Estimates, *, family: NDArray[np.bool_],
     few: NDArray[np.bool_], factor: Floats | None, config: EvaluateConfig, seed: int,
 ) -> Details:
     """Compute everything beside the AUCs, block by block.
@@ -70,6 +72,8 @@ def details(
         The rows of the analysis.
     names
         The P tested phenotypes.
+    sex
+        text [P], who can have them: both, F or M.
     found
         Their estimates.
     family, few
@@ -89,7 +93,7 @@ def details(
                      count=config.anchors + SPARE)
     parts: dict[type[Table], list[pl.DataFrame]] = {
         table: [table.empty()] for table in (Subgroups, Curves, OperatingPoints, Calibration, CalibrationBins,
-                                             Specificity)}
+                                             Specificity, AddedValue)}
     precisions: list[Precision] = []
     prevalences: list[tuple[Floats, Floats]] = []
     for start in range(0, max(len(names), 1), BLOCK):
@@ -114,9 +118,15 @@ def details(
         parts[Specificity].append(specificity(
             everywhere(units, raw), labels, patients, mine, ranked=ranked, anchors=config.anchors, seed=seed,
             level=config.level))
+        parts[AddedValue].append(added_value(units, mine, sex[here], level=config.level))
     tables = {table: pl.concat(frames) for table, frames in parts.items()}
     inside = dict(zip(names, family.tolist(), strict=True))
     tables[Subgroups] = with_q(tables[Subgroups], family=inside)
+    added = tables[AddedValue]
+    if added.height:
+        wald = added["p_value"].fill_null(float("nan")).to_numpy()
+        tables[AddedValue] = added.with_columns(
+            q_fdr=pl.Series(benjamini_hochberg(wald, family=family)).fill_nan(None))
     gain_p = tables[Specificity]["gain_p"].fill_null(float("nan")).to_numpy()
     tables[Specificity] = tables[Specificity].with_columns(
         gain_q=pl.Series(benjamini_hochberg(gain_p, family=family)).fill_nan(None))

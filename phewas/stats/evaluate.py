@@ -76,7 +76,8 @@ def evaluate(run: Path, *, config: EvaluateConfig, seed: int, label_window: str)
     found, flags, factor = infer(found, null, cross=units.folds is not None, names=names)
     joint = judge_together(found, drawn, members, level=config.level, factor=factor, null=null, names=names)
     few = (counts["n_case_patients"] < config.few_cases).to_numpy()[family.rows]
-    beside = details(run, units, names, found, family=members, few=few, factor=factor, config=config, seed=seed)
+    sex = phenotypes["sex"].filter(pl.Series(tested)).to_numpy().astype(str)
+    beside = details(run, units, names, sex, found, family=members, few=few, factor=factor, config=config, seed=seed)
     results = assemble(
         phenotypes, counts, found, joint, beside.precision, beside.prevalence, beside.calibration, flags, family,
         config=config, window=label_window)
