@@ -10,6 +10,7 @@ from phewas.schema.phenotypes import LABELS_PATH, Definitions, LabelColumns, Lab
 from phewas.schema.predictions import LOGITS_PATH, PermutationNull, PredictionColumns, PredictionRows, Windows
 from phewas.schema.results import (
     AddedValue,
+    AdjustedAuc,
     Calibration,
     CalibrationBins,
     ChapterResults,
@@ -33,6 +34,7 @@ __all__ = [
     "REASONS",
     "SPLITS",
     "AddedValue",
+    "AdjustedAuc",
     "Calibration",
     "CalibrationBins",
     "Chain",

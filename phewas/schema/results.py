@@ -258,6 +258,27 @@ class AddedValue(Table):
     q_fdr = Column(pl.Float64, "its Benjamini-Hochberg q over the family", nullable=True)
 
 
+class AdjustedAuc(Table):
+    """AUC among people of one sex and age decade: what is seen beyond age and sex, without a model."""
+
+    file = "results/adjusted_auc.parquet"
+    key = ("phenotype",)
+    phenotype = Column(pl.String, "which phenotype; only tested ones")
+    auc = Column(pl.Float64, "AUC over everybody", nullable=True)
+    adjusted_auc = Column(
+        pl.Float64, "mean over case units of the share of controls of their sex and age decade that score lower; ties "
+        "half", nullable=True,
+    )  # fmt: skip
+    adjusted_se = Column(pl.Float64, "its standard error, patient-clustered", nullable=True)
+    adjusted_low = Column(pl.Float64, "lower 95 % bound, logit scale", nullable=True)
+    adjusted_high = Column(pl.Float64, "upper 95 % bound", nullable=True)
+    p_value = Column(pl.Float64, "two-sided p against 0.5", nullable=True)
+    q_fdr = Column(pl.Float64, "its Benjamini-Hochberg q over the family", nullable=True)
+    n_strata = Column(pl.Int64, "strata that hold cases and controls")
+    n_case_patients = Column(pl.Int64, "case patients in them")
+    n_control_patients = Column(pl.Int64, "control patients in them")
+
+
 class Specificity(Table):
     """How much of an AUC a handful of other phenotypes' scores explain: one row per tested phenotype."""
 

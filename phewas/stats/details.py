@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from phewas.config import EvaluateConfig
 from phewas.schema import (
     AddedValue,
+    AdjustedAuc,
     Calibration,
     CalibrationBins,
     CrossAuc,
@@ -23,6 +24,7 @@ from phewas.schema import (
     Table,
 )
 from phewas.stats.added import added_value
+from phewas.stats.adjusted import adjusted_auc, strata
 from phewas.stats.calibration import Tuning, calibration, loss_was_plain
 from phewas.stats.counts import patients_with
 from phewas.stats.crossfit import fold_ranks
@@ -89,11 +91,12 @@ def details(
     drawn = patient_draws(int(patients.max(initial=-1)) + 1, n_draws=AP_DRAWS, seed=seed)
     groups = groupings(run, units.encounters, config=config)
     plain = loss_was_plain(run)
+    cells = strata(units.age[units.label_rows], units.sex[units.label_rows])
     ranked = anchors(units, [n for n, good in zip(names, family & ~few, strict=True) if good] or names,
                      count=config.anchors + SPARE)
     parts: dict[type[Table], list[pl.DataFrame]] = {
         table: [table.empty()] for table in (Subgroups, Curves, OperatingPoints, Calibration, CalibrationBins,
-                                             Specificity, AddedValue)}
+                                             Specificity, AddedValue, AdjustedAuc)}
     precisions: list[Precision] = []
     prevalences: list[tuple[Floats, Floats]] = []
     for start in range(0, max(len(names), 1), BLOCK):
@@ -118,15 +121,17 @@ def details(
         parts[Specificity].append(specificity(
             everywhere(units, raw), labels, patients, mine, ranked=ranked, anchors=config.anchors, seed=seed,
             level=config.level))
+        parts[AdjustedAuc].append(adjusted_auc(
+            scores, labels, patients, mine, cells, level=config.level, least=config.min_case_patients, factor=wide))
         parts[AddedValue].append(added_value(units, mine, sex[here], level=config.level))
     tables = {table: pl.concat(frames) for table, frames in parts.items()}
     inside = dict(zip(names, family.tolist(), strict=True))
     tables[Subgroups] = with_q(tables[Subgroups], family=inside)
-    added = tables[AddedValue]
-    if added.height:
-        wald = added["p_value"].fill_null(float("nan")).to_numpy()
-        tables[AddedValue] = added.with_columns(
-            q_fdr=pl.Series(benjamini_hochberg(wald, family=family)).fill_nan(None))
+    for table in (AddedValue, AdjustedAuc):
+        frame = tables[table]
+        if frame.height:
+            p = frame["p_value"].fill_null(float("nan")).to_numpy()
+            tables[table] = frame.with_columns(q_fdr=pl.Series(benjamini_hochberg(p, family=family)).fill_nan(None))
     gain_p = tables[Specificity]["gain_p"].fill_null(float("nan")).to_numpy()
     tables[Specificity] = tables[Specificity].with_columns(
         gain_q=pl.Series(benjamini_hochberg(gain_p, family=family)).fill_nan(None))

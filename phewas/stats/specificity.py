@@ -18,7 +18,7 @@ from phewas.seeds import generator
 from phewas.stats.auc import auc_matrix
 from phewas.stats.baseline import fit_logistic
 from phewas.stats.compare import compare_matrix
-from phewas.stats.sweep import sweep
+from phewas.stats.sweep import COMPILED, WORTHWHILE, sweep
 from phewas.stats.tails import Floats
 
 FOLDS = 5
@@ -149,9 +149,10 @@ def cross_auc(
     parts = [CrossAuc.empty()]
     picked = [names[k] for k in chosen]
     marks = labels[:, chosen]
+    compiled = COMPILED and len(scores) * len(chosen) ** 2 >= WORTHWHILE
     for k, name in zip(chosen, picked, strict=True):
         score = np.repeat(np.asarray(scores[:, k])[:, None], len(chosen), axis=1)
-        area = sweep(score, marks).auc
+        area = sweep(score, marks, compiled=compiled).auc
         parts.append(pl.DataFrame({"score_of": [name] * len(picked), "phenotype": picked, "auc": area},
                                   schema=CrossAuc.dtypes()))
     return pl.concat(parts).with_columns(pl.col("auc").fill_nan(None))
