@@ -127,11 +127,12 @@ def details(
     tables = {table: pl.concat(frames) for table, frames in parts.items()}
     inside = dict(zip(names, family.tolist(), strict=True))
     tables[Subgroups] = with_q(tables[Subgroups], family=inside)
-    for table in (AddedValue, AdjustedAuc):
-        frame = tables[table]
+    judged: tuple[type[Table], ...] = (AddedValue, AdjustedAuc)
+    for kind in judged:
+        frame = tables[kind]
         if frame.height:
             p = frame["p_value"].fill_null(float("nan")).to_numpy()
-            tables[table] = frame.with_columns(q_fdr=pl.Series(benjamini_hochberg(p, family=family)).fill_nan(None))
+            tables[kind] = frame.with_columns(q_fdr=pl.Series(benjamini_hochberg(p, family=family)).fill_nan(None))
     gain_p = tables[Specificity]["gain_p"].fill_null(float("nan")).to_numpy()
     tables[Specificity] = tables[Specificity].with_columns(
         gain_q=pl.Series(benjamini_hochberg(gain_p, family=family)).fill_nan(None))
