@@ -29,9 +29,9 @@ from phewas.rundir import RunDirectory, digest_of, write_text
 from phewas.schema import Flow, Rejects, Splits, Unmapped
 
 PRIVATE = (
-    "The tables in cohort/, phenotypes/, segments/, predictions/, embeddings/ and results/ hold rows of single patients\n"
-    "or exact counts, also small ones. They are not for sharing. What may be shown is in report/, where small cells are\n"
-    "hidden.\n"
+    "The tables in cohort/, phenotypes/, segments/, predictions/, embeddings/ and results/ hold rows of single\n"
+    "patients or exact counts, also small ones. They are not for sharing. What may be shown is in report/, where\n"
+    "small cells are hidden.\n"
 )
 
 # States of ``cohort/disjointness.json`` in which no tested patient can have been met in pretraining.

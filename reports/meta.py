@@ -71,7 +71,7 @@ class ReportMeta:
 
 
     def small_cell(self) -> int:
-        """The threshold of the small-cell rule: that of the settings, or 0 for a public cohort."""
+        """Return the threshold of the small-cell rule: that of the settings, or 0 for a public cohort."""
         rule = self.settings.get("report", {})
         return 0 if self.public else int(rule.get("small_cell", 11) if isinstance(rule, Mapping) else 11)
 
@@ -98,8 +98,9 @@ def read_about(run: Path) -> ReportMeta:
     if not file.is_file():
         raise RunError(f"{run} has no {ABOUT}", expected="a run whose evaluate step is done", cure=cure)
     try:
-        return ReportMeta(**json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        return ReportMeta(**told | {"warnings": tuple(told["warnings"])})
+    except (ValueError, TypeError, KeyError) as error:
         raise RunError(f"{file} is damaged", cure=cure) from error
 
 

@@ -25,8 +25,9 @@ LONGEST_LEAD = 1.0  # inches
 
 def names_of(rows: pl.DataFrame, chosen: Sequence[int], *, width: int = 28) -> list[str]:
     """Return the descriptions of the chosen rows in at most two lines; the identifier where the font lacks letters."""
-    words = rows.select("description", "phenotype").rows()
-    return [two_lines(drawable(d, instead=drawable(p, instead="?")), width=width) for d, p in (words[i] for i in chosen)]
+    every = rows.select("description", "phenotype").rows()
+    words = (drawable(d, instead=drawable(p, instead="?")) for d, p in (every[i] for i in chosen))
+    return [two_lines(text, width=width) for text in words]
 
 
 def first_of_each_parent(phenotypes: Sequence[str], order: Sequence[int] | NDArray[np.intp], *, most: int) -> list[int]:

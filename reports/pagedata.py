@@ -1,4 +1,4 @@
-"""What the page's script works with: places on the figure, and a card per phenotype, small enough to be sent by mail."""
+"""What the page's script works with: places on the figure, and a card per phenotype, small enough for a mail."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ PANEL = 2.35  # inches, of each half of a Miami plot
 
 
 def paired(ours: pl.DataFrame, theirs: pl.DataFrame) -> pl.DataFrame:
-    """Return the phenotypes that have an AUC in both tables: the columns of `ours`, and those of `theirs` as ``other_``.
+    """Return the phenotypes with an AUC in both tables: the columns of `ours`, and those of `theirs` as ``other_``.
 
     Both are `phewas.schema.PhenotypeResults`, raw or protected; joined by identifier.
     """

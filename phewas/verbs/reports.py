@@ -98,8 +98,8 @@ def figures(
 ) -> None:
     """Draw every figure of a run: PNG at 300 dpi, PDF and SVG with text as text.
 
-    Figures: manhattan_auc, manhattan_p, overview, top, chapters, volcano, roc, precision_recall, calibration, subgroups,
-    specificity, training, embedding (after phewas embed), encoders and miami (with --against).
+    Figures: manhattan_auc, manhattan_p, overview, top, chapters, volcano, roc, precision_recall, calibration,
+    subgroups, specificity, training, embedding (after phewas embed), encoders and miami (with --against).
 
     Example: phewas figures phewas-runs/demo-net1d-small --only overview --format svg
     """

@@ -178,7 +178,7 @@
     }, {
       responsive: true, displaylogo: false, doubleClick: "reset",
       displayModeBar: narrow ? false : "hover", showTips: false,
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "sendDataToCloud", "autoScale2d"],
+      modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
       toImageButtonOptions: { format: "svg", filename: "phewas_" + measure }
     });
   }
