@@ -79,6 +79,8 @@ def name_points(
     free: Any = {} if not keep else {
         "x_lines": [[x[i]] * 2 for i in keep], "y_lines": [list(s) for s in keep.values()]
     }
+    if ylims is not None:
+        free["ylims"] = ylims
     seen = np.isfinite(x) & np.isfinite(y)
     drawn: Any
     with contextlib.redirect_stdout(io.StringIO()):  # textalloc reports an empty result on standard output
@@ -87,7 +89,6 @@ def name_points(
             **free, textsize=5.6, linecolor=PALE, linewidth=0.35, draw_all=False, nbr_candidates=2500, margin=0.008,
             min_distance=0.008, max_distance=max_distance, avoid_label_lines_overlap=True,
             avoid_crossing_label_lines=True, textcolor=[INK] * len(chosen), linespacing=1.05, zorder=5,
-            **({} if ylims is None else {"ylims": ylims}),
         )
     placed: list[Text | None] = drawn[2]
     drop_overlapping(ax, placed, drawn[3])

@@ -40,7 +40,7 @@ def main() -> None:
 
     results = made.many(given.phenotypes, tested=1.0, n_patients=given.encounters)
     tables = made.further(results)
-    codes = vocabulary.load("phecode1.2").map.select("code", "vocabulary")
+    codes = vocabulary.load("phecode1.2").code_map.select("code", "vocabulary")
     names = results["phenotype"].to_list()
     tables["definitions"] = Definitions.check(codes.unique(maintain_order=True).select(
         pl.int_range(pl.len()).mod(len(names)).replace_strict(dict(enumerate(names))).alias("phenotype"),
