@@ -14,7 +14,18 @@ import typer
 
 from phewas import __version__
 from phewas.errors import PhewasError, disk_full
-from phewas.verbs import cohorts, embed, emulate, encoders, maps, reanalyse, reports, segments, vocabularies
+from phewas.verbs import (
+    cohorts,
+    compare,
+    embed,
+    emulate,
+    encoders,
+    maps,
+    reanalyse,
+    reports,
+    segments,
+    vocabularies,
+)
 from phewas.verbs.running import Engine, stoppable, tell_left_out
 
 app = typer.Typer(
@@ -275,6 +286,7 @@ app.command("map")(maps.map_table)
 app.command("codes")(vocabularies.codes)
 app.command("emulate")(emulate.emulate)
 app.command("embed")(embed.embed)
+app.command("compare")(compare.compare)
 app.command("reanalyse")(reanalyse.reanalyse)
 app.command("report")(reports.report)
 app.command("figures")(reports.figures)

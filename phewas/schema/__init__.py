@@ -5,6 +5,7 @@ says where the table lies below the run directory; `Table.check` is called at ev
 """
 
 from phewas.schema.cohort import REASONS, SPLITS, Diagnoses, Encounters, Flow, Patients, Recordings, Rejects, Splits
+from phewas.schema.comparison import Comparison, ComparisonChapters
 from phewas.schema.phenotypes import LABELS_PATH, Definitions, LabelColumns, LabelRows, Phenotypes, Unmapped
 from phewas.schema.predictions import LOGITS_PATH, PermutationNull, PredictionColumns, PredictionRows, Windows
 from phewas.schema.results import (
@@ -35,6 +36,8 @@ __all__ = [
     "Chain",
     "ChapterResults",
     "Column",
+    "Comparison",
+    "ComparisonChapters",
     "CrossAuc",
     "Curves",
     "Definitions",

@@ -186,7 +186,7 @@ def calibration(
                     half = z * float(np.sqrt(max(variance, 0.0)))
                     row |= {what: float(value), f"{what}_low": float(value) - half, f"{what}_high": float(value) + half}
         made = calibration_bins(p, y, codes, z=z)
-        row["ece"] = float((made["n"] * (made["predicted"] - made["observed"]).abs()).sum() / len(y))  # type: ignore[operator]
+        row["ece"] = float((made["n"] * (made["predicted"] - made["observed"]).abs()).sum() / len(y))
         bins.append(made.select(pl.lit(name).alias("phenotype"), pl.all()).select(
             pl.col(c).cast(t) for c, t in CalibrationBins.dtypes().items()))
     return Calibration.build(rows), pl.concat(bins)

@@ -117,11 +117,10 @@ def estimate(units: Units, chosen: pl.DataFrame, *, config: EvaluateConfig, seed
         encoder.append(area)
         baseline.append(_blank(alone, missing))
         difference.append(_blank(gap, missing))
-        for place, value in enumerate((
-            draw(shares, n_draws=config.draws, seed=seed), spread_of(shares),
-            draw(gap_shares, n_draws=config.draws, seed=seed), spread_of(gap_shares),
-        )):
-            drawn[place].append(value)
+        drawn[0].append(draw(shares, n_draws=config.draws, seed=seed))
+        drawn[1].append(spread_of(shares))
+        drawn[2].append(draw(gap_shares, n_draws=config.draws, seed=seed))
+        drawn[3].append(spread_of(gap_shares))
     return (Estimates(joined(encoder), joined(baseline), joined(difference)),
             Drawn(*(np.concatenate(part, axis=-1) for part in drawn)))
 

@@ -109,12 +109,12 @@ def _against_permutations(
     if not members:
         return MaxT(result, float("nan"))
     area = wide.select(names[j] for j in members).to_numpy().astype(np.float64) - 0.5
-    full = ~np.isnan(area).any(axis=0)
-    members = [j for j, fine in zip(members, full, strict=True) if fine]
+    full: NDArray[np.bool_] = np.asarray(~np.isnan(area).any(axis=0))
+    members = [j for j, known in zip(members, full.tolist(), strict=True) if known]
     area = area[:, full]
     spread = area.std(axis=0, ddof=1) if len(area) > 1 else np.zeros(len(members))
     fine = spread > 0
-    members = [j for j, good in zip(members, fine, strict=True) if good]
+    members = [j for j, good in zip(members, fine.tolist(), strict=True) if good]
     if len(area) < MIN_PERMUTATIONS or not members:
         return MaxT(result, float("nan"))
     # Rounding must not turn a tie into a loss.

@@ -148,7 +148,7 @@ def subgroups(
             area[k, chosen], error[k, chosen] = result.auc, result.se * scale[chosen]
             df[k, chosen] = result.df
             whom = np.unique(codes)
-            share[np.ix_([k], chosen, whom)] = pieces[None] * np.nan_to_num(scale[chosen, None])
+            share[k][np.ix_(chosen, whom)] = pieces * np.nan_to_num(scale[chosen, None])
             low[chosen], high[chosen] = result.low, result.high
             if factor is not None:
                 low, high = logit_bounds(area[k], error[k], t_quantile(config.level, df[k]))

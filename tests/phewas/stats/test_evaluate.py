@@ -34,8 +34,10 @@ from phewas.schema import (
     Subgroups,
 )
 from phewas.stats.auc import auc_matrix
+from phewas.stats.compare import compare_matrix
 from phewas.stats.crossfit import fold_ranks, null_from, permute_labels
 from phewas.stats.evaluate import evaluate
+from phewas.stats.versus import compare_runs
 
 NAMES = ["seen", "age_only", "twin", "rare", "no_head", "few_train", "absent", "women", "everyone", "separate"]
 
@@ -357,3 +359,37 @@ def test_what_stands_beside_the_aucs(tmp_path):
     assert sorted(variables) == ["age", "sex"]
     assert Curves.read(run)["phenotype"].n_unique() == 5
     assert set(Calibration.read(run)["status"]) == {"raw"}
+
+
+def test_runs_are_compared_on_the_same_encounters_only(tmp_path):
+    a, b = (write_run(tmp_path / name) for name in "ab")
+    logits = np.load(b / LOGITS_PATH)
+    logits[:, 0] = np.random.default_rng(0).normal(size=len(logits))
+    write_npy(logits, b / LOGITS_PATH)
+    for run in (a, b):
+        go(run)
+    table, chapters = compare_runs([a, b], names=["a", "b"])
+    rows = table.rows_by_key("phenotype", named=True, unique=True)
+    seen = rows["seen"]
+    left, right = scored(a, "seen"), scored(b, "seen")
+    joined = left.join(right.select("encounter_id", other="score"), on="encounter_id")
+    codes = np.unique(joined["patient_id"].to_numpy().astype(str), return_inverse=True)[1]
+    other, first, y = (joined[c].to_numpy()[:, None] for c in ("other", "score", "label"))
+    expected = compare_matrix(other, first, y, clusters=codes)
+    assert seen["difference"] == pytest.approx(expected.difference[0], abs=1e-12)
+    assert seen["p_value"] == pytest.approx(expected.p[0], rel=1e-9)
+    assert seen["outcome"] == "a"
+    assert rows["women"]["difference"] == 0
+    assert rows["women"]["outcome"] == "tie"
+    whole = chapters.filter(pl.col("chapter") == "").row(0, named=True)
+    assert (whole["n_phenotypes"], whole["n_a_better"], whole["n_b_better"]) == (4, 1, 0)
+    assert whole["low"] < whole["mean_difference"] < whole["high"]
+    shorter = write_run(tmp_path / "c", patients=690)
+    go(shorter)
+    with pytest.raises(ConfigError, match="different encounters"):
+        compare_runs([a, shorter], names=["a", "c"])
+    labels = np.load(b / LABELS_PATH)
+    labels[labels[:, 0] >= 0, 0] ^= 1
+    write_npy(labels, b / LABELS_PATH)
+    with pytest.raises(ConfigError, match="label seen differently"):
+        compare_runs([a, b], names=["a", "b"])
