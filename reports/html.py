@@ -24,7 +24,7 @@ PERSONS = ("patient", "case", "control", "encounter", "segment", "recording", "p
 FLAG_WORDS = {"few_cases": "few cases"}
 
 
-# Control characters but tab and line feed, marks that turn the reading order, halves of surrogate pairs, non-characters.
+# Control characters but tab and line feed, marks that turn the reading order, half surrogate pairs, non-characters.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 

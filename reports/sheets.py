@@ -47,7 +47,8 @@ def hidden(value: int | None, *, small_cell: int) -> int | str:
     return f"<{small_cell}" if value is None else value
 
 
-_NOT_SHOWN = ("level_order", "auc_se", "statistic", "df1", "df2", "n_levels")
+# Each group is a row of every phenotype: what nobody would read here stays in results/subgroups.parquet.
+_NOT_SHOWN = ("level_order", "auc_se", "statistic", "df1", "df2", "n_levels", "n_cases", "n_controls", "n_patients")
 
 
 def further_sheets(m: Material) -> list[Sheet]:
