@@ -46,6 +46,8 @@ def report(
 ) -> None:
     """Make the report of a run again: page, tables, workbook and the main figure. Nothing is computed anew.
 
+    Figures that `phewas figures` had drawn into the report are removed; draw them again.
+
     Example: phewas report phewas-runs/mcmed-anyppg --reference table9.csv --reference-map table9.toml
     """
     from phewas.errors import ConfigError

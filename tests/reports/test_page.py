@@ -54,8 +54,8 @@ def centre(browser, selector):
 
 def hover(browser, selector):
     """Point at a mark until its numbers show; a busy browser takes the first move for none."""
-    x, y = centre(browser, selector)
     for nudge in range(100):
+        x, y = centre(browser, selector)
         browser.mouse(x + nudge % 2, y)
         if browser.js("document.querySelector('#plot .hoverlayer').textContent.includes('AUC')"):
             return x, y

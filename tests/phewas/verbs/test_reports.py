@@ -44,7 +44,11 @@ def test_what_is_told_comes_back(run):
 
 
 def test_the_report_is_made_again_with_another_threshold(run):
+    old = run / "report" / "figures" / "volcano.svg"
+    old.parent.mkdir(parents=True)
+    old.write_text("of other results")
     assert call("report", run, "--small-cell", "0").exit_code == 0
+    assert not old.exists()
     assert "<11" not in (run / "report" / "tables" / "phenotypes.csv").read_text()
     table = run / "table.csv"
     table.write_text("code,value\n8.1,0.7\n8.2,0.61\n")
