@@ -117,7 +117,7 @@ def build(run: Path, *, meta: ReportMeta, small_cell: int, reference: Reference 
 
 
 def _clear(report: Path) -> None:
-    """Remove figures and comparisons of an earlier report: they may show other results, or cells that are hidden now."""
+    """Remove figures and comparisons of an earlier report: they may show other results, or cells now hidden."""
     for file in [*(report / "figures").glob("*.*"), report / "tables" / "reference.csv"]:
         if not file.name.startswith("."):
             file.unlink(missing_ok=True)

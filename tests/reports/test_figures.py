@@ -15,6 +15,7 @@ from phewas.errors import ConfigError
 from phewas.reports import association, grids, overview, pairs, ranking
 from phewas.reports.embedding import latest_map
 from phewas.reports.gallery import FIGURES, Wish, figures, write_figures
+from phewas.reports.manhattan import manhattan
 from phewas.reports.material import protect_bins, protect_subgroups, read_material
 from phewas.reports.reference import compared, read_reference
 from phewas.reports.style import svg
@@ -197,6 +198,15 @@ def test_classic_colours_on_request(phenome, make_run):
     edges = [{tuple(e) for e in marks(f, "phenotypes")[0].get_edgecolors()} for f in (one, two)]
     assert (1.0, 0.0, 0.0, 1.0) in edges[1]
     assert not edges[0] & edges[1]
+
+
+def test_a_chapter_has_one_colour_in_every_figure(row):
+    blank = {k: None for k, c in PhenotypeResults.columns().items() if c.nullable}
+    results = PhenotypeResults.build([
+        row("1.1", **{**blank, "chapter": "first", "chapter_order": 1, "status": "no_cases"}),
+        row("2.1", chapter="second", chapter_order=2)])
+    drawn = [manhattan(results), pairs.miami(results, results, names=("a", "b")), association.manhattan_p(results)]
+    assert len({tuple(marks(f, "phenotypes")[0].get_edgecolors()[0]) for f in drawn}) == 1
 
 
 def test_no_map_without_embeddings(tmp_path):
