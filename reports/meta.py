@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from phewas.errors import RunError
-from phewas.rundir import write_json
+from phewas.rundir import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,8 @@ ABOUT = "about.json"
 
 def write_about(meta: ReportMeta, run: Path) -> Path:
     """Write what the report is told to ``about.json`` in the run directory, so that it can be made again from there."""
-    return write_json(asdict(meta), run / ABOUT)
+    # In the order given, which is the order in which the page tells it.
+    return write_text(json.dumps(asdict(meta), indent=2, ensure_ascii=False) + "\n", run / ABOUT)
 
 
 def read_about(run: Path) -> ReportMeta:

@@ -22,7 +22,7 @@ _SPEC.loader.exec_module(made)
 
 META = ReportMeta(
     cohort="mcmed", cohort_title="A cohort", encoder="net", version="9.9", data_citation="Cohort et al. 2025",
-    encoder_card={"citation": "Encoder et al. 2024"}, settings={"report": {"small_cell": 11}},
+    encoder_card={"name": "Net", "citation": "Encoder et al. 2024"}, settings={"report": {"small_cell": 11}},
 )  # fmt: skip
 
 
@@ -39,6 +39,7 @@ def call(*words):
 
 def test_what_is_told_comes_back(run):
     assert read_about(run) == META
+    assert list(read_about(run).encoder_card) == ["name", "citation"]
     assert META.small_cell() == 11
     assert ReportMeta(cohort="a", encoder="b", version="1", public=True).small_cell() == 0
 
