@@ -143,7 +143,7 @@ def test_killed_at_any_moment_it_ends_as_if_undisturbed(tree, settings, undistur
         with (tmp_path / "log").open("w") as log:
             process = subprocess.Popen(words, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
             try:
-                process.wait(timeout=1.5 + 0.5 * (attempt % 7) + 0.2 * attempt)
+                process.wait(timeout=1.5 + 0.5 * (attempt % 7) + 0.5 * attempt)
                 break
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
