@@ -31,7 +31,7 @@ FAR = 3.0  # a gap this many times the rest of the axis is folded
 
 
 def neg_log10(rows: pl.DataFrame, column: str) -> NDArray[np.float64]:
-    """Return -log10 of a column of p or q; where it is 0 (underflow), the largest finite one or 308, whichever is more."""
+    """Return -log10 of a column of p or q; 308 where it is 0 because it underflowed."""
     value = array(rows, column)
     with np.errstate(divide="ignore"):
         found = -np.log10(value)
@@ -78,7 +78,8 @@ def manhattan_p(
         names = fit_names(axis)
         bottom = 0.26 + names.depth
         without = drawable_rows(results).height - rows.height
-        foot = f"{note} {rows.height:,} tested phenotypes drawn." + (f" {without:,} have no p-value." if without else "")
+        foot = f"{note} {rows.height:,} tested phenotypes drawn."
+        foot += f" {without:,} have no p-value." if without else ""
         figure = sheet(height=bottom + HEIGHT + 0.6, title=title, foot=foot.strip())
         ax = phenome_panel(figure, bottom=bottom, height=HEIGHT, letter="", label="−log₁₀ p against AUC 0.5")
         if rows.is_empty():

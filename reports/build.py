@@ -29,9 +29,9 @@ from phewas.rundir import RunDirectory, digest_of, write_text
 from phewas.schema import Flow, Rejects, Splits, Unmapped
 
 PRIVATE = (
-    "The tables in cohort/, phenotypes/, segments/, predictions/, embeddings/ and results/ hold rows of single patients\n"
-    "or exact counts, also small ones. They are not for sharing. What may be shown is in report/, where small cells are\n"
-    "hidden.\n"
+    "The tables in cohort/, phenotypes/, segments/, predictions/, embeddings/ and results/ hold rows of single\n"
+    "patients or exact counts, also small ones. They are not for sharing. What may be shown is in report/, where\n"
+    "small cells are hidden.\n"
 )
 
 # States of ``cohort/disjointness.json`` in which no tested patient can have been met in pretraining.
@@ -39,7 +39,9 @@ SAFE = ("excluded", "not pretrained")
 
 
 def build(run: Path, *, meta: ReportMeta, small_cell: int, reference: Reference | None = None) -> Path:
-    """Write ``report/``: the page, the main figures (PNG at 300 dpi, PDF), the table of phenotypes, the workbook.
+    """Write ``report/``: the page, the main figure (PNG at 300 dpi, PDF), the table of phenotypes, the workbook.
+
+    Figures that `phewas figures` had drawn there are removed, since they may show what is no longer so or now hidden.
 
     Everything written obeys the small-cell rule of `phewas.reports.tables.protect`. No statistic is computed. The same
     tables and the same `meta` give the same bytes.
@@ -70,6 +72,7 @@ def build(run: Path, *, meta: ReportMeta, small_cell: int, reference: Reference 
     report, title = run / "report", f"{meta.encoder} on {meta.title}"
     material = read_material(run, small_cell=small_cell)
     protected = material.results
+    _clear(report)
     write_phenotypes(as_text(protected, small_cell=small_cell), report / "tables")
     write_longtable(protected, report / "tables", caption=f"AUC by phenotype: {title}.", small_cell=small_cell)
     note = SEGMENT_NOTE if material.segments else ""
@@ -111,6 +114,13 @@ def build(run: Path, *, meta: ReportMeta, small_cell: int, reference: Reference 
         segments=material.segments,
     )
     return write_text(page, report / "index.html")
+
+
+def _clear(report: Path) -> None:
+    """Remove figures and comparisons of an earlier report: they may show other results, or cells now hidden."""
+    for file in [*(report / "figures").glob("*.*"), report / "tables" / "reference.csv"]:
+        if not file.name.startswith("."):
+            file.unlink(missing_ok=True)
 
 
 def _methods(meta: ReportMeta, protected: pl.DataFrame, sides: list[dict[str, Any]]) -> list[str]:

@@ -55,7 +55,8 @@ ITEMS = (
     Item(T, "8b", "Qualification of outcome assessors", "author", told="codes were assigned in routine care"),
     Item(T, "8c", "Blinding of outcome assessment", "author"),
     Item(T, "9a", "Choice of predictors", "filled", "methods", "the signal alone; age and sex as baseline"),
-    Item(T, "9b", "Predictors: definition and measurement", "check", "encoder", "input, filter, window of the encoder", needs="encoder"),
+    Item(T, "9b", "Predictors: definition and measurement", "check", "encoder",
+         "input, filter, window of the encoder", needs="encoder"),
     Item(T, "9c", "Assessment of subjective predictors", "check", "methods", "none is used"),
     Item(T, "10", "Sample size and its justification", "check", "methods",
          "least cases set before; detectable AUC per phenotype"),
@@ -116,12 +117,12 @@ def checklist(parts: Mapping[str, bool]) -> list[Item]:
     Parameters
     ----------
     parts
-        Whether the run has ``subgroups``, ``table1``, ``shift`` and a card of its ``encoder``; an item that needs a part that is not there is for
-        the authors.
+        Whether the run has ``subgroups``, ``table1``, ``shift`` and a card of its ``encoder``; an item that needs a
+        part that is not there is for the authors.
     """
     return [
         item if not item.needs or parts.get(item.needs, False)
-        else Item(item.guideline, item.number, item.asks, "author", told=f"the run has no table of {item.needs}")
+        else Item(item.guideline, item.number, item.asks, "author", told=f"the run says nothing of {item.needs}")
         for item in ITEMS
     ]
 

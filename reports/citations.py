@@ -19,8 +19,8 @@ _WU = (
     "evaluation. JMIR Med Inform 2019;7(4):e14325. doi:10.2196/14325"
 )
 _SHUEY = (
-    "Shuey MM, Stead WW, Aka I, et al. Next-generation phenotyping: introducing phecodeX for enhanced discovery research "
-    "in medical phenomics. Bioinformatics 2023;39(11):btad655. doi:10.1093/bioinformatics/btad655"
+    "Shuey MM, Stead WW, Aka I, et al. Next-generation phenotyping: introducing phecodeX for enhanced discovery "
+    "research in medical phenomics. Bioinformatics 2023;39(11):btad655. doi:10.1093/bioinformatics/btad655"
 )
 _WHO = "World Health Organization. International statistical classification of diseases, 10th revision."
 

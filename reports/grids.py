@@ -22,7 +22,9 @@ COLUMNS, SHOWN = 4, 12
 CELL, PITCH_X, PITCH_Y = 1.28, 1.72, 1.95  # inches
 
 
-def best_of(results: pl.DataFrame, known: Collection[str], *, phenotypes: Collection[str] = (), most: int) -> pl.DataFrame:
+def best_of(
+    results: pl.DataFrame, known: Collection[str], *, phenotypes: Collection[str] = (), most: int
+) -> pl.DataFrame:
     """Return the rows of the phenotypes asked for, or of the `most` with the highest AUC, one per parent.
 
     Only phenotypes in `known` and with a finite AUC; best first.
@@ -98,7 +100,8 @@ def curve_grid(
                 if row["prevalence"] is not None:
                     ax.axhline(row["prevalence"], color=GUIDE, lw=0.7, ls="--", zorder=0)
                 _head(ax, row, f"average precision {estimate_text(row['average_precision'])}")
-            _outer(ax, i, rows.height, ("1 − specificity", "sensitivity") if curve == "roc" else ("recall", "precision"))
+            words = ("1 − specificity", "sensitivity") if curve == "roc" else ("recall", "precision")
+            _outer(ax, i, rows.height, words)
     return figure
 
 

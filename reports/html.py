@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
@@ -23,15 +24,17 @@ PERSONS = ("patient", "case", "control", "encounter", "segment", "recording", "p
 FLAG_WORDS = {"few_cases": "few cases"}
 
 
+# Control characters but tab and line feed, marks that turn the reading order, half surrogate pairs, non-characters.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+
+
 def clean(value: Any, width: int = 0) -> str:
     """Return text without control and direction-changing characters, cut to `width` characters if that is above 0.
 
     Escaping is the template's work; this removes what escaping leaves: characters that are invalid in HTML, and those
     that turn the reading order of the words around them.
     """
-    text = "".join(c for c in str(value) if (c >= " " or c in "\t\n") and not "\x7f" <= c <= "\x9f"
-                   and c not in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufffe\uffff"
-                   and not "\ud800" <= c <= "\udfff")
+    text = _UNSAFE.sub("", str(value))
     return shorten(text, width=width) if width else text
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from phewas.errors import RunError
-from phewas.rundir import write_json
+from phewas.rundir import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class ReportMeta:
 
 
     def small_cell(self) -> int:
-        """The threshold of the small-cell rule: that of the settings, or 0 for a public cohort."""
+        """Return the threshold of the small-cell rule: that of the settings, or 0 for a public cohort."""
         rule = self.settings.get("report", {})
         return 0 if self.public else int(rule.get("small_cell", 11) if isinstance(rule, Mapping) else 11)
 
@@ -81,7 +81,8 @@ ABOUT = "about.json"
 
 def write_about(meta: ReportMeta, run: Path) -> Path:
     """Write what the report is told to ``about.json`` in the run directory, so that it can be made again from there."""
-    return write_json(asdict(meta), run / ABOUT)
+    # In the order given, which is the order in which the page tells it.
+    return write_text(json.dumps(asdict(meta), indent=2, ensure_ascii=False) + "\n", run / ABOUT)
 
 
 def read_about(run: Path) -> ReportMeta:
@@ -98,8 +99,9 @@ def read_about(run: Path) -> ReportMeta:
     if not file.is_file():
         raise RunError(f"{run} has no {ABOUT}", expected="a run whose evaluate step is done", cure=cure)
     try:
-        return ReportMeta(**json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        return ReportMeta(**told | {"warnings": tuple(told["warnings"])})
+    except (ValueError, TypeError, KeyError) as error:
         raise RunError(f"{file} is damaged", cure=cure) from error
 
 

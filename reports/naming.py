@@ -25,8 +25,9 @@ LONGEST_LEAD = 1.0  # inches
 
 def names_of(rows: pl.DataFrame, chosen: Sequence[int], *, width: int = 28) -> list[str]:
     """Return the descriptions of the chosen rows in at most two lines; the identifier where the font lacks letters."""
-    words = rows.select("description", "phenotype").rows()
-    return [two_lines(drawable(d, instead=drawable(p, instead="?")), width=width) for d, p in (words[i] for i in chosen)]
+    every = rows.select("description", "phenotype").rows()
+    words = (drawable(d, instead=drawable(p, instead="?")) for d, p in (every[i] for i in chosen))
+    return [two_lines(text, width=width) for text in words]
 
 
 def first_of_each_parent(phenotypes: Sequence[str], order: Sequence[int] | NDArray[np.intp], *, most: int) -> list[int]:
@@ -78,6 +79,8 @@ def name_points(
     free: Any = {} if not keep else {
         "x_lines": [[x[i]] * 2 for i in keep], "y_lines": [list(s) for s in keep.values()]
     }
+    if ylims is not None:
+        free["ylims"] = ylims
     seen = np.isfinite(x) & np.isfinite(y)
     drawn: Any
     with contextlib.redirect_stdout(io.StringIO()):  # textalloc reports an empty result on standard output
@@ -86,7 +89,6 @@ def name_points(
             **free, textsize=5.6, linecolor=PALE, linewidth=0.35, draw_all=False, nbr_candidates=2500, margin=0.008,
             min_distance=0.008, max_distance=max_distance, avoid_label_lines_overlap=True,
             avoid_crossing_label_lines=True, textcolor=[INK] * len(chosen), linespacing=1.05, zorder=5,
-            **({} if ylims is None else {"ylims": ylims}),
         )
     placed: list[Text | None] = drawn[2]
     drop_overlapping(ax, placed, drawn[3])

@@ -1,4 +1,4 @@
-"""The study in three panels: all AUCs with counts above 0.5, 0.6 and 0.7; chapter means; strong phenotypes by chapter."""
+"""The study in three panels: all AUCs with counts above 0.5, 0.6 and 0.7; chapter means; strong ones by chapter."""
 
 from __future__ import annotations
 

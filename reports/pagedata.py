@@ -1,4 +1,4 @@
-"""What the page's script works with: places on the figure, and a card per phenotype, small enough to be sent by mail."""
+"""What the page's script works with: places on the figure, and a card per phenotype, small enough for a mail."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import polars as pl
 
 from phewas.reports.html import clean, flag_words
 from phewas.reports.material import Material
-from phewas.reports.phenome import arrange
+from phewas.reports.phenome import LENGTH, arrange
 from phewas.reports.tables import ROUNDED, estimate_text, interval_text, p_text, shown
 from phewas.schema import Definitions, Phenotypes
 
 MOST_CODES = 400  # of one phenotype and code system on its card; the workbook has all
-POINTS = 60  # of a ROC curve on a card
+POINTS = 45  # of a ROC curve on a card
 
 
 def plotly_script() -> str:
@@ -44,7 +44,7 @@ def figure_data(m: Material) -> dict[str, Any]:
     middles = axis.starts + axis.widths / 2
     names = [clean(name, width=32) for name in dict.fromkeys(rows.get_column("chapter").to_list())]
     return {
-        "points": points,
+        "length": round(LENGTH, 2), "points": points,
         "chapters": [[name, round(float(x), 4)] for name, x in zip(names, middles, strict=True)],
     }
 
@@ -115,13 +115,12 @@ def _codes(run: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def _curves(curves: pl.DataFrame) -> dict[str, list[int]]:
     roc = curves.filter(pl.col("curve") == "roc").sort("phenotype", "point")
-    found = {}
-    for (phenotype,), part in roc.group_by(["phenotype"], maintain_order=True):
-        step = max(-(-part.height // POINTS), 1)
-        kept = pl.concat([part.gather_every(step), part.tail(1)])
-        xy = kept.select(x=(pl.col("x") * 1000).round(0).cast(pl.Int64), y=(pl.col("y") * 1000).round(0).cast(pl.Int64))
-        found[str(phenotype)] = [n for pair in xy.rows() for n in pair]
-    return found
+    place, size = pl.int_range(pl.len()).over("phenotype"), pl.len().over("phenotype")
+    step = ((size - 1) // POINTS + 1).cast(pl.Int64)
+    kept = roc.filter((place % step == 0) | (place == size - 1)).select(
+        "phenotype", *((pl.col(c) * 1000).round(0).cast(pl.Int64) for c in ("x", "y")))
+    listed = kept.group_by("phenotype", maintain_order=True).agg(pl.concat_list("x", "y").explode().alias("xy"))
+    return dict(listed.iter_rows())
 
 
 def _groups(m: Material) -> dict[str, list[list[str]]]:

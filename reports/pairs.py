@@ -28,7 +28,7 @@ PANEL = 2.35  # inches, of each half of a Miami plot
 
 
 def paired(ours: pl.DataFrame, theirs: pl.DataFrame) -> pl.DataFrame:
-    """Return the phenotypes that have an AUC in both tables: the columns of `ours`, and those of `theirs` as ``other_``.
+    """Return the phenotypes with an AUC in both tables: the columns of `ours`, and those of `theirs` as ``other_``.
 
     Both are `phewas.schema.PhenotypeResults`, raw or protected; joined by identifier.
     """
@@ -98,7 +98,7 @@ def _cross(ax: matplotlib.axes.Axes, row: dict[str, float | None], colour: str) 
     for low, high, upright in bounds:
         if low is not None and high is not None:
             ends = ([x, x], [low, high]) if upright else ([low, high], [y, y])
-            ax.plot(*ends, color=colour, lw=0.6, zorder=2, gid="interval", solid_capstyle="butt")
+            ax.plot(*ends, color=colour, lw=0.6, alpha=0.45, zorder=1, gid="interval", solid_capstyle="butt")
 
 
 def miami(
@@ -125,7 +125,10 @@ def miami(
         columns = [c for c in ours.columns if c in theirs.columns]
         either = pl.concat([ours.select(columns), theirs.select(columns)], how="vertical_relaxed")
         first = either.filter((pl.col("status") == "tested") & pl.col("auc").is_not_null() & pl.col("auc").is_finite())
-        rows, axis = arrange(first.unique("phenotype", keep="first", maintain_order=True), colours=colours)
+        # The others come along so that every chapter keeps the colour that it has elsewhere.
+        others = either.filter(pl.col("status") != "tested")
+        shown = pl.concat([first.unique("phenotype", keep="first", maintain_order=True), others])
+        rows, axis = arrange(shown, colours=colours)
         chapters = fit_names(axis)
         bottom = 0.26 + chapters.depth
         figure = sheet(height=bottom + 2 * PANEL + 0.6, title=title, foot=note)

@@ -47,17 +47,21 @@ def hidden(value: int | None, *, small_cell: int) -> int | str:
     return f"<{small_cell}" if value is None else value
 
 
+# Each group is a row of every phenotype: what nobody would read here stays in results/subgroups.parquet.
+_NOT_SHOWN = ("level_order", "auc_se", "statistic", "df1", "df2", "n_levels", "n_cases", "n_controls", "n_patients")
+
+
 def further_sheets(m: Material) -> list[Sheet]:
     """Return the sheets for which the run has tables, small cells hidden as `phewas.reports.material` does."""
     sheets = []
     if m.multiplicity.height:
         sheets.append(Sheet("Multiplicity", meanings(Multiplicity, m.multiplicity.columns), m.multiplicity.rows()))
     if m.subgroups.height:
-        columns = meanings(Subgroups, m.subgroups.columns)
+        columns = meanings(Subgroups, [c for c in m.subgroups.columns if c not in _NOT_SHOWN])
         columns[ROUNDED] = "whether the counts of this phenotype and variable are rounded, because one is hidden"
         rows = [
             [hidden(v, small_cell=m.small_cell) if name in SUBGROUP_COUNTS else v for name, v in row.items()]
-            for row in m.subgroups.iter_rows(named=True)
+            for row in m.subgroups.select(list(columns)).iter_rows(named=True)
         ]
         sheets.append(_named("Subgroups", m, columns, rows))
     if m.calibration.height:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from phewas.reports.layout import FONT, PALETTE, drawable, shorten, two_lines
 
-DPI, PRINT_DPI, SCREEN_DPI = 200, 300, 200
+DPI, PRINT_DPI, SCREEN_DPI = 200, 300, 130
 WIDTH = 7.2  # inches: the double column of most journals (183 mm)
 INK, PALE, GUIDE = "#222222", "#8a8a8a", "#c4c4c4"
 #: One accent for what stands out, grey for the rest, and a warm second where two things are compared.

@@ -46,6 +46,8 @@ def report(
 ) -> None:
     """Make the report of a run again: page, tables, workbook and the main figure. Nothing is computed anew.
 
+    Figures that `phewas figures` had drawn into the report are removed; draw them again.
+
     Example: phewas report phewas-runs/mcmed-anyppg --reference table9.csv --reference-map table9.toml
     """
     from phewas.errors import ConfigError
@@ -98,8 +100,8 @@ def figures(
 ) -> None:
     """Draw every figure of a run: PNG at 300 dpi, PDF and SVG with text as text.
 
-    Figures: manhattan_auc, manhattan_p, overview, top, chapters, volcano, roc, precision_recall, calibration, subgroups,
-    specificity, training, embedding (after phewas embed), encoders and miami (with --against).
+    Figures: manhattan_auc, manhattan_p, overview, top, chapters, volcano, roc, precision_recall, calibration,
+    subgroups, specificity, training, embedding (after phewas embed), encoders and miami (with --against).
 
     Example: phewas figures phewas-runs/demo-net1d-small --only overview --format svg
     """

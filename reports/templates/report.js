@@ -166,7 +166,7 @@
       xaxis: {
         tickvals: data.chapters.map(function (chapter) { return chapter[1]; }),
         ticktext: data.chapters.map(function (chapter) { return narrow ? "" : escaped(chapter[0]); }),
-        tickangle: -45, showgrid: false, zeroline: false
+        tickangle: -45, showgrid: false, zeroline: false, range: [-0.12, data.length + 0.12]
       },
       yaxis: { title: { text: how.title }, gridcolor: "#eef1f4", zeroline: false },
       shapes: lines.map(function (value, i) {
@@ -178,7 +178,7 @@
     }, {
       responsive: true, displaylogo: false, doubleClick: "reset",
       displayModeBar: narrow ? false : "hover", showTips: false,
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "sendDataToCloud", "autoScale2d"],
+      modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
       toImageButtonOptions: { format: "svg", filename: "phewas_" + measure }
     });
   }

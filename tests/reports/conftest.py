@@ -14,13 +14,22 @@ import pytest
 
 from phewas.reports import ReportMeta
 from phewas.schema import (
+    Calibration,
+    CalibrationBins,
     ChapterResults,
+    CrossAuc,
+    Curves,
+    Definitions,
     Flow,
+    Multiplicity,
+    OperatingPoints,
     Overview,
     PhenotypeResults,
     Phenotypes,
     Rejects,
+    Specificity,
     Splits,
+    Subgroups,
     Unmapped,
 )
 
@@ -86,6 +95,10 @@ def write_run(run: Path, results: pl.DataFrame, **tables: pl.DataFrame) -> Path:
     Overview.write(tables.get("overview", Overview.build([
         {"measure": "mean_auc", "value": 0.64321, "meaning": "mean AUC of the tested"},
         {"measure": "n_held_out_patients", "value": 1003.0, "meaning": "patients scored"},
+        {"measure": "n_auc_50", "value": 41.0, "low": 37.2, "high": 44.1, "meaning": "tested with AUC > 0.50"},
+        {"measure": "n_auc_60", "value": 20.0, "low": 16.5, "high": 23.5, "meaning": "tested with AUC >= 0.60"},
+        {"measure": "n_auc_70", "value": 8.0, "low": 4.1, "high": 9.9, "meaning": "tested with AUC >= 0.70"},
+        {"measure": "n_auc_70_joint", "value": 3.0, "meaning": "with joint confidence"},
     ])), run)
     Flow.write(tables.get("flow", Flow.build([
         {"step": "cohort", "unit": "encounters", "n_in": 4321, "n_out": 3210, "reason": "no PPG recording"},
@@ -101,6 +114,9 @@ def write_run(run: Path, results: pl.DataFrame, **tables: pl.DataFrame) -> Path:
     Unmapped.write(tables.get("unmapped", Unmapped.build([
         {"code": "Z00.0", "vocabulary": "ICD10CM", "n_rows": 456, "n_patients": 321, "reason": "not in the map"},
     ])), run)
+    for name, table in FURTHER.items():
+        if name in tables:
+            table.write(tables[name], run)
     (run / "cohort" / "disjointness.json").write_text(json.dumps({
         "rule": "by date", "intersection": [], "contamination": "cannot be excluded", "note": "Unknown source.",
         "counts": {"train": {"patients": 333, "encounters": 777}},
@@ -110,6 +126,62 @@ def write_run(run: Path, results: pl.DataFrame, **tables: pl.DataFrame) -> Path:
         "epoch,train_loss,tuning_loss,tuning_auc,seconds\n1,0.7,0.69,0.55,3\n2,0.6,nan,0.61234,3\n3,,0.61,,3\n"
     )
     return run
+
+
+def group(phenotype: str, variable: str, level: str, order: int, **values: Any) -> dict[str, Any]:
+    """Return one group of patients of a phenotype; `values` replace its cells."""
+    return {
+        "phenotype": phenotype, "variable": variable, "level": level, "level_order": order, "status": "tested",
+        "n_patients": 500, "n_cases": 70, "n_controls": 480, "n_case_patients": 60, "n_control_patients": 440,
+        "auc": 0.71234, "auc_se": 0.03, "auc_low": 0.65, "auc_high": 0.77,
+    } | values
+
+
+def further(results: pl.DataFrame, *, seed: int = 0, most: int | None = None) -> dict[str, pl.DataFrame]:
+    """Return the tables that stand beside the main one, drawn at random, for the tested phenotypes."""
+    random = np.random.default_rng(seed)
+    tested = results.filter((pl.col("status") == "tested") & pl.col("auc").is_not_null())
+    names = tested.get_column("phenotype").to_list()[:most]
+    groups, points, bins, fits, operating, specific = [], [], [], [], [], []
+    x = np.round(np.linspace(0, 1, 150), 4)
+    for name, auc in zip(names, tested.get_column("auc").to_list()[:most], strict=True):
+        for variable, levels in (("sex", ("F", "M")), ("age", ("under 40", "40 to under 60", "75 and over")),
+                                 ("race", ("White", "Black or African American", "Asian", "Other"))):
+            groups.append(group(name, variable, "", 0, n_levels=len(levels), statistic=1.5, df1=len(levels) - 1.0,
+                                df2=80.0, p_value=0.21, q_fdr=0.6))
+            for i, level in enumerate(levels, 1):
+                own = float(np.clip(auc + random.normal(0, 0.03), 0.3, 0.99))
+                groups.append(group(name, variable, level, i, auc=own, auc_low=own - 0.06, auc_high=own + 0.06))
+        y = x ** ((1 - auc) / max(auc, 1e-6))
+        for curve, high in (("roc", y), ("pr", np.linspace(0.6, 0.1, len(x)))):
+            points.append(pl.DataFrame({"phenotype": name, "curve": curve, "point": np.arange(len(x), dtype=np.int16),
+                                        "x": x, "y": high}, schema=Curves.dtypes()))
+        for b in range(10):
+            p = 0.02 + 0.03 * b
+            bins.append({"phenotype": name, "bin": b, "n": 1800, "n_cases": int(1800 * p), "predicted": p,
+                         "observed": p * 1.1, "low": p * 0.8, "high": p * 1.4})
+        fits.append({"phenotype": name, "status": "raw", "n_cases": 133, "n_controls": 1017, "mean_predicted": 0.1,
+                     "observed": 0.11, "oe_ratio": 1.1, "intercept": 0.02, "slope": 0.9, "slope_low": 0.8,
+                     "slope_high": 1.0, "ece": 0.01, "brier": 0.09, "brier_skill": 0.05})
+        operating.append({"phenotype": name, "specificity": 0.9, "reached": 0.9, "sensitivity": 0.3, "low": 0.2,
+                          "high": 0.4})
+        specific.append({"phenotype": name, "anchors": "401; 250", "auc": auc, "anchor_auc": auc - 0.02})
+    heads = names[:40]
+    return {
+        "subgroups": Subgroups.build(groups), "curves": pl.concat(points) if points else Curves.empty(),
+        "bins": CalibrationBins.build(bins), "calibration": Calibration.build(fits),
+        "operating": OperatingPoints.build(operating), "specificity": Specificity.build(specific),
+        "cross": CrossAuc.build({"score_of": a, "phenotype": b, "auc": 0.75 if a == b else random.uniform(0.45, 0.7)}
+                                for a in heads for b in heads),
+        "multiplicity": Multiplicity.build([
+            {"question": "auc", "method": "benjamini_hochberg", "controls": "false discovery rate", "alpha": 0.05,
+             "n_family": len(names), "n_above": len(names) // 2, "n_below": 0}]),
+    }
+
+
+FURTHER = {"subgroups": Subgroups, "curves": Curves, "bins": CalibrationBins, "calibration": Calibration,
+           "operating": OperatingPoints, "specificity": Specificity, "cross": CrossAuc, "multiplicity": Multiplicity,
+           "definitions": Definitions}
 
 
 @pytest.fixture
@@ -135,3 +207,13 @@ def about() -> ReportMeta:
         settings={"phenotypes": {"min_code_days": 2, "control_exclusions": True}, "weights": None},
         warnings=["The encoder is untrained."],
     )
+
+
+@pytest.fixture(name="group")
+def _group() -> Callable[..., dict[str, Any]]:
+    return group
+
+
+@pytest.fixture(name="further")
+def _further() -> Callable[..., dict[str, pl.DataFrame]]:
+    return further

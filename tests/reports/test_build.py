@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import gzip
 import json
 import re
 from html.parser import HTMLParser
 
+import openpyxl
 import polars as pl
 import pytest
 
 from phewas.errors import SchemaError
 from phewas.reports import build
 from phewas.reports.training import read_history
-from phewas.schema import Flow, PhenotypeResults, Rejects, Splits, Unmapped
+from phewas.schema import Definitions, Flow, PhenotypeResults, Rejects, Splits, Subgroups, Unmapped
 
+nan = float("nan")
 VOID = {"meta", "link", "img", "input", "br"}
 HOSTILE = ["<script>alert(1)</script>", "=HYPERLINK(\"http://x\")", "x" * 10_000, "糖尿病 ßéø العربية",
            "\x00\x1b\u202eevil", "{{ 7*7 }}",
@@ -46,9 +50,17 @@ class Reader(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
+def source_of(path):
+    """Return the page without plotly's script, which is not ours and has millions of characters."""
+    text = path.read_text(encoding="utf-8")
+    start = text.index("<script>/**\n* plotly.js") + len("<script>")
+    assert text.count("* plotly.js v") == 1
+    return text[:start] + text[text.index("</script>", start):]
+
+
 def read(path):
     reader = Reader()
-    reader.feed(path.read_text(encoding="utf-8"))
+    reader.feed(source_of(path))
     assert reader.open == []
     assert len(set(reader.ids)) == len(reader.ids)
     return reader
@@ -80,41 +92,65 @@ def test_files_beside_the_page(phenome, make_run, about):
 
 def test_nothing_is_fetched_and_everything_is_named(phenome, make_run, about):
     path = build(make_run(phenome(60)), meta=about, small_cell=11)
-    page, source = read(path), path.read_text(encoding="utf-8")
+    page, source = read(path), source_of(path)
     tags = [tag for tag, _ in page.tags]
     assert {"header", "main", "nav", "footer"} <= set(tags)
     assert tags.count("h1") == 1
     assert tags.count("table") == tags.count("caption")
+    assert tags.count("script") == 4
     assert not {"link", "iframe", "object"} & set(tags)
     assert all(a["src"].startswith("data:image/png;base64,") and len(a["alt"]) > 20 for t, a in page.tags if t == "img")
-    assert not re.search(r"(https?:)?//[a-z]", re.sub(r"data:[^\"]*", "", source))
+    assert not re.search(
+        r"(https?:)?//[a-z]",
+        re.sub(r"data:[^\"]*|http://www.w3.org/2000/svg|(?s:<script type=.application/octet.*?</script>)", "", source))
     assert not [a for _, a in page.tags if any(name.startswith("on") for name in a)]
     targets = {a["href"][1:] for t, a in page.tags if t == "a" and a["href"].startswith("#")}
     assert targets <= set(page.ids)
     assert "default-src 'none'" in source
 
 
-@pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_text_stays_text(row, make_run, about, text):
-    results = PhenotypeResults.build([row(f"{i}.1", description=text, chapter=text) for i in range(1, 4)])
+def test_hostile_text_stays_text(row, group, make_run, about):
+    results = PhenotypeResults.build([
+        row(f"{i}.1", description=text, chapter=text, chapter_order=i, auc=nan if i == 2 else 0.7,
+            auc_low=nan, flags=text) for i, text in enumerate(HOSTILE, 1)])
     run = make_run(
         results,
-        flow=Flow.build([{"step": text, "unit": "rows", "n_in": 300, "n_out": 200, "reason": text}]),
+        flow=Flow.build([{"step": t, "unit": "rows", "n_in": 300, "n_out": 200, "reason": t} for t in HOSTILE]),
         unmapped=Unmapped.build([
-            {"code": text, "vocabulary": "unknown", "n_rows": 99, "n_patients": 50, "reason": text}]),
+            {"code": t, "vocabulary": "unknown", "n_rows": 99, "n_patients": 50, "reason": t} for t in HOSTILE]),
+        subgroups=Subgroups.build([group(f"{i}.1", t, t, 1) for i, t in enumerate(HOSTILE, 1)]),
+        definitions=Definitions.build([{"phenotype": f"{i}.1", "code_system": t, "code": t}
+                                       for i, t in enumerate(HOSTILE, 1)]),
     )
+    text = "".join(HOSTILE)
     (run / "cohort" / "disjointness.json").write_text(json.dumps({"rule": text, "note": text, "contamination": text}))
     words = {f.name: text for f in dataclasses.fields(about) if isinstance(getattr(about, f.name), str)}
-    meta = dataclasses.replace(about, **words, warnings=[text], encoder_card={text: text},
-                               settings={text: {text: text}})
+    meta = dataclasses.replace(about, **words, warnings=HOSTILE, encoder_card={t: t for t in HOSTILE},
+                               settings={t: {t: t} for t in HOSTILE})
     path = build(run, meta=meta, small_cell=11)
-    page, source = read(path), path.read_text(encoding="utf-8")
-    assert [t for t, _ in page.tags].count("script") == 1
+    page, source = read(path), source_of(path)
+    assert [t for t, _ in page.tags].count("script") == 4
     assert [t for t, _ in page.tags].count("img") == 2
     assert not {"svg"} & {t for t, _ in page.tags}
     assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e]", source)
-    assert len(source) < 2_000_000
-    assert "49" not in re.findall(r"<h1>(.*)</h1>", source)[0]
+    assert len(source) < 4_000_000
+    assert "{{ 7*7 }}" in source
+    cards = card_data(path)
+    assert cards["1.1"]["d"] == HOSTILE[0]
+    assert cards["1.1"]["s"][0][0] == HOSTILE[0]
+    book = openpyxl.load_workbook(path.parent / "results.xlsx")
+    cells = [cell for sheet in book for line in sheet.iter_rows() for cell in line if cell.value is not None]
+    assert {cell.data_type for cell in cells} <= {"s", "n"}
+    assert not [cell for cell in cells if cell.hyperlink]
+    assert all(cell.quotePrefix for cell in cells if str(cell.value).startswith("="))
+    latex = (path.parent / "tables" / "phenotypes.tex").read_text(encoding="utf-8")
+    assert "\\$\\textbackslash{}alpha\\$" in latex
+    assert "=HYPERLINK" not in (path.parent / "tables" / "phenotypes.csv").read_text().replace("\"'=HYPERLINK", "")
+
+
+def card_data(path):
+    packed = re.search(r'id="card-data">(.*?)</script>', path.read_text(encoding="utf-8"))[1]
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
 
 
 def test_small_counts_appear_nowhere(row, make_run, about):
@@ -133,12 +169,19 @@ def test_small_counts_appear_nowhere(row, make_run, about):
         unmapped=Unmapped.build([
             {"code": "A", "vocabulary": "unknown", "n_rows": 33, "n_patients": 7, "reason": "none"}]),
     )
-    page = read(build(run, meta=dataclasses.replace(about, seed=1), small_cell=11))
-    numbers = re.findall(r"(?<![\d.,])\d[\d,]*(?![\d.,]*\d)", page.text)
-    assert not {"7", "458", "451", "333", "111", "33", "1,003", "104"} & set(numbers)
+    path = build(run, meta=dataclasses.replace(about, seed=1), small_cell=11)
+    page = read(path)
+    before = page.text.split("Reporting checklist")[0]  # whose items have numbers of their own
+    numbers = re.findall(r"(?<![\d.,])\d[\d,]*(?![\d.,]*\d)", before)
+    assert {"458", "451", "333", "111", "33", "1,003", "104"} & set(numbers) == set()
     assert page.text.count("<11") >= 6
     assert "222" in numbers
     assert {"≈460", "≈450", "≈330", "≈110", "≈30", "≈1,000"} <= set(page.text.split())
+    told = dict(card_data(path)["1.1"]["n"])
+    assert told["Excluded encounters"] == "<11"
+    assert told["Case patients"] == "≈100"
+    figure = json.loads(re.search(r'id="figure-data">(.*?)</script>', source_of(path))[1])
+    assert {point[14] for point in figure["points"]} == {"≈100", "222"}
     page = read(build(run, meta=about, small_cell=0))
     assert {"458", "451", "333", "111"} <= set(page.text.split())
     assert "<11" not in page.text
