@@ -14,7 +14,7 @@ import typer
 
 from phewas import __version__
 from phewas.errors import PhewasError, disk_full
-from phewas.verbs import cohorts, embed, emulate, encoders, maps, predict, reanalyse, segments, vocabularies
+from phewas.verbs import cohorts, embed, emulate, encoders, maps, predict, probe, reanalyse, segments, vocabularies
 from phewas.verbs.running import Engine, stoppable, tell_left_out
 
 app = typer.Typer(
@@ -293,6 +293,7 @@ app.command("codes")(vocabularies.codes)
 app.command("emulate")(emulate.emulate)
 app.command("embed")(embed.embed)
 app.command("predict")(predict.predict)
+app.command("probe")(probe.probe)
 app.command("reanalyse")(reanalyse.reanalyse)
 
 
