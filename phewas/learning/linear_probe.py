@@ -1,8 +1,9 @@
 """One task on frozen embeddings, by the protocol that the encoders' publications share.
 
 Standardised embeddings; a grid search over 5 folds; then the test rows with a bootstrap of 500 samples. Grids and
-scores are those of AnyPPG's published code (PKUDigitalHealth/AnyPPG): logistic regression for two classes, a random forest for
-several, ridge regression for numbers. Unlike there, the bootstrap has a seed, and draws patients where they are known.
+scores are those of AnyPPG's published code (PKUDigitalHealth/AnyPPG): logistic regression for two classes, a random
+forest for several, ridge regression for numbers. Unlike there, the bootstrap has a seed, and draws patients where they
+are known.
 """
 
 from __future__ import annotations

@@ -106,9 +106,9 @@ def test_what_cannot_be_is_told(tmp_path):
         read_task(write(tmp_path, y=np.array(["a", "b"])), task="y", kind="regression", seed=0)
     with pytest.raises(LearningError, match="cannot be read"):
         read_task(write(tmp_path, y=np.array([object(), None])), task="y", kind="binary", seed=0)
+    sides, names = np.array(["train", "test", "train", "test"]), np.array(["a", "a", "b", "c"])
+    file = write(tmp_path, y=np.array([0, 1, 0, 1]), patient_id=names, split=sides)
     with pytest.raises(SplitError, match="1 patients of t"):
-        sides, names = np.array(["train", "test", "train", "test"]), np.array(["a", "a", "b", "c"])
-        file = write(tmp_path, y=np.array([0, 1, 0, 1]), patient_id=names, split=sides)
         read_task(file, task="y", kind="binary", seed=0)
     with pytest.raises(LearningError, match="has 3 values"):
         read_task(write(tmp_path, y=np.tile([0, 1, 2], 30)), task="y", kind="binary", seed=0)
