@@ -23,6 +23,7 @@ from phewas.verbs import (
     evaluate,
     maps,
     predict,
+    probe,
     reanalyse,
     reports,
     segments,
@@ -214,6 +215,15 @@ def run(
         ),
     ] = None,
     device: Annotated[Device | None, typer.Option(help="Default: auto.", rich_help_panel=WHERE)] = None,
+    devices: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="GPUs (or processes, on a CPU) of this machine that train together. Across machines: "
+            "torchrun -m phewas run ...",
+            rich_help_panel=WHERE,
+        ),
+    ] = 1,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -229,9 +239,15 @@ def run(
 
     Example: phewas run --cohort demo
     """
-    from phewas import settings
+    from phewas import launch, settings
     from phewas.plan import plan
 
+    if devices > 1 and not launch.several() and not dry_run:
+        sys.exit(launch.launch(launch.same_command(), processes=devices))
+    if launch.follows():
+        from phewas.progress import console
+
+        console.quiet = True  # the first process speaks for all
     options: dict[str, Any] = {
         "cohort": cohort,
         "data": data,
@@ -273,6 +289,8 @@ def run(
 
     with stoppable():
         page = run_steps(made, until=until.value if until else None)
+    if launch.follows():
+        return
     if page is not None:
         typer.echo(f"Report: {page}")
     if until not in (Step.cohort, Step.split, Step.phenotypes):
@@ -292,6 +310,7 @@ app.command("embed")(embed.embed)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
+app.command("probe")(probe.probe)
 app.command("reanalyse")(reanalyse.reanalyse)
 app.command("report")(reports.report)
 app.command("figures")(reports.figures)
@@ -310,7 +329,8 @@ def main() -> None:
     try:
         app()
     except PhewasError as error:
-        typer.echo(f"phewas: {error}", err=True)
+        if os.environ.get("RANK", "0") == "0":  # of several processes, the first speaks
+            typer.echo(f"phewas: {error}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import phewas
-from phewas import engine, reuse
+from phewas import engine, launch, reuse
 from phewas.errors import PhewasError, PhewasWarning
 from phewas.plan import Plan
 from phewas.progress import say
@@ -74,6 +74,16 @@ def run(made: Plan, *, until: str | None = None) -> Path | None:
     PhewasError
         Whatever a step finds wrong. A run directory in which no step has finished is removed again.
     """
+    from phewas import learnstep
+
+    if launch.follows():
+        learnstep.follow(made)
+        return None
+    with learnstep.leading():
+        return _lead(made, until)
+
+
+def _lead(made: Plan, until: str | None) -> Path | None:
     directory = RunDirectory(made.out)
     directory.claim(made.identity())
     fresh = not made.out.exists()
@@ -249,60 +259,9 @@ def _segments(made: Plan, fingerprint: str) -> None:
 
 
 def _learn(made: Plan, fingerprint: str) -> None:
-    from phewas.cohorts import heldout
+    from phewas import learnstep
 
-    if made.model is not None:
-        from phewas.learning.apply import apply
-
-        heldout.verify(made.out)
-        apply(
-            made.out, made.model, spec=made.spec, device=made.device, fingerprint=fingerprint,
-            settings=made.config.learn,
-        )  # fmt: skip
-        return
-    from phewas.learning.step import Learn, learn, shuffled
-    from phewas.progress import progress
-    from phewas.schema import PermutationNull
-    from phewas.stats import crossfit
-
-    heldout.verify(made.out)
-    config = made.config
-    frozen = learn(
-        Learn(
-            run=made.out,
-            spec=made.spec,
-            weights=made.weights,
-            kind=made.fit,
-            config=config.learn,
-            minimum=config.evaluate.min_train_case_patients,
-            minimum_tested=config.evaluate.min_case_patients,
-            seed=config.seed,
-            device=made.device,
-            fingerprint=fingerprint,
-            about={
-                "cohort": made.source.card.name,
-                "weights": made.weights_sha256,
-                "pretrained": made.pretrained,
-                "code": made.spec.code,
-                "window_s": made.window_s,
-            },
-        )
-    )
-    if frozen is None:
-        return
-
-    def permute(number: int) -> Any:
-        return crossfit.permute_labels(frozen.labels, frozen.patients, seed=config.seed, permutation=number)
-
-    with progress("permutations", total=config.learn.permutations, unit="permutations") as advance:
-
-        def counted() -> Iterator[Any]:
-            for item in shuffled(frozen, permute, permutations=config.learn.permutations):
-                yield item
-                advance(1, "")
-
-        null = crossfit.null_from(counted(), phenotypes=frozen.phenotypes, folds=frozen.folds, clusters=frozen.patients)
-    PermutationNull.write(null, made.out)
+    learnstep.learn(made, fingerprint)
 
 
 def _evaluate(made: Plan, _: str) -> None:

@@ -120,6 +120,8 @@ class Windows:
         for channel, shards in enumerate(self.store.shards):
             for lo, shard in zip(self.store.bounds[:-1].tolist(), shards, strict=True):
                 whole[lo : lo + len(shard), channel] = torch.from_numpy(np.array(shard)).to(self.device)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # parts are made on another stream, which must not read too early
         return whole
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.float16]) -> None:

@@ -7,6 +7,7 @@ had.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator
@@ -148,6 +149,8 @@ def prepare(
     """Return a fit that has not begun; the arguments are those of `fit`."""
     if np.intersect1d(study.patients(train), study.patients(tuning)).size:
         raise LearningError("a patient is on the training and on the tuning side", cure="this is a fault: report it")
+    if device.type == "cuda":
+        torch.backends.cudnn.deterministic = True  # the same seed, the same model; costs little here
     labels = torch.from_numpy(study.labels[:, columns].copy())
     of_train = labels[torch.from_numpy(train.copy())]
     criterion = Criterion.of(config, of_train)
@@ -170,6 +173,24 @@ def prepare(
         Windows(store, device), study, labels, criterion.to(device), train, tuning, columns, config, seed, group,
         Checkpoints(folder, about), watched,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _compiling(*, on: bool) -> Iterator[None]:
+    """Tell in words that an encoder cannot be compiled, which shows at its first use."""
+    if not on:
+        yield
+        return
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        raise LearningError(
+            f"torch.compile cannot compile this encoder here: {str(error).splitlines()[0]}",
+            expected="an encoder that it can trace, and on a CPU a C++ compiler",
+            cure="[learn] compile = false",
+        ) from error
 
 
 def _optimizer(model: PhenomeModel, config: LearnConfig) -> torch.optim.Optimizer:
@@ -251,7 +272,7 @@ class Fit:
         noise = torch.Generator(self.device).manual_seed(torch.initial_seed() & (2**62 - 1))
         x = augmented(part.x, self.config, generator=noise)
         n = len(part.encounters)
-        with autocast(self.device, self.config.precision):
+        with autocast(self.device, self.config.precision), _compiling(on=self.config.compile):
             out = self.network(x)
         if self.bag:
             logits = pooled(out, part.owner, n, attention=self.config.pooling == "attention")

@@ -19,6 +19,7 @@ from torch.nn import functional
 Floats = NDArray[np.float64]
 
 BLOCK_PHENOTYPES = {"cpu": 128, "cuda": 1024}
+BLOCK_ENTRIES = 262_144
 BLOCK_ROWS = {"cpu": 2048, "cuda": 65_536}  # on a processor, what stays in its cache between the two products
 MEMORY = 8  # past steps that shape the next one
 MAX_ITERATIONS = 300
@@ -79,7 +80,8 @@ def solve(
         [phenotypes], whether `TOLERANCE` was met within `MAX_ITERATIONS`.
     """
     device = axes.z.device
-    size = BLOCK_PHENOTYPES.get(device.type, 256)
+    # Few rows: as many phenotypes at once as keep the block of that size.
+    size = max(BLOCK_PHENOTYPES.get(device.type, 256), BLOCK_ENTRIES // max(1, len(labels)))
     weights, biases, flags = [], [], []
     for at in range(0, labels.shape[1], size):
         part = slice(at, at + size)

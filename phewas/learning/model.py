@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from phewas.encoders import checkpoint
 from phewas.encoders.registry import EncoderSpec
@@ -106,10 +107,9 @@ def pooled(out: Tensor, owner: Tensor, n: int, *, attention: bool) -> Tensor:
         float32 [n, phenotypes].
     """
     logits, weight = (out[:, :-1], out[:, -1].exp()) if attention else (out, torch.ones_like(out[:, 0]))
-    total = torch.zeros(n, device=out.device, dtype=out.dtype).index_add(0, owner, weight)
-    return torch.zeros((n, logits.shape[1]), device=out.device, dtype=out.dtype).index_add(
-        0, owner, logits * (weight / total[owner])[:, None]
-    )
+    # A product with the matrix of who belongs to whom: sums by index differ from run to run on a GPU.
+    share = functional.one_hot(owner, n).T.to(out.dtype) * weight
+    return (share / share.sum(1, keepdim=True)) @ logits
 
 
 def pick_device(asked: str) -> torch.device:

@@ -202,7 +202,12 @@ def cross_entropy(logits: NDArray[np.float32], labels: NDArray[np.int8]) -> Floa
 
 
 def crossfit(
-    embeddings: NDArray[np.float32], labels: NDArray[np.int8], folds: NDArray[np.int8], *, l2_share: float = FIXED
+    embeddings: NDArray[np.float32],
+    labels: NDArray[np.int8],
+    folds: NDArray[np.int8],
+    *,
+    l2_share: float = FIXED,
+    device: torch.device = CPU,
 ) -> tuple[NDArray[np.float32], list[Heads]]:
     """Score every encounter by heads fitted on the other folds.
 
@@ -229,7 +234,8 @@ def crossfit(
         inside, outside = folds == fold, folds != fold
         # A shuffled label column may leave a fold's training part without cases: it then scores everyone alike.
         usable = (labels[outside] == 1).any(0) & (labels[outside] == 0).any(0)
-        heads = fit_heads(embeddings[outside], labels[outside][:, usable], l2=l2_share * int(outside.sum()))
+        l2 = l2_share * int(outside.sum())
+        heads = fit_heads(embeddings[outside], labels[outside][:, usable], l2=l2, device=device)
         part = np.zeros((int(inside.sum()), labels.shape[1]), dtype=np.float32)
         part[:, usable] = heads(embeddings[inside])
         logits[inside] = part

@@ -62,7 +62,7 @@ class Frozen:
     """Cross-fitted frozen embeddings, which permutations of the labels are refitted on.
 
     `embeddings` float32 [encounters, width]; `labels` int8 [encounters, phenotypes]; `folds` int8 [encounters];
-    `patients` int64 [encounters]; `phenotypes` names the columns.
+    `patients` int64 [encounters]; `phenotypes` names the columns; `device` is where heads are fitted.
     """
 
     embeddings: NDArray[np.float32]
@@ -71,10 +71,11 @@ class Frozen:
     patients: NDArray[np.int64]
     phenotypes: tuple[str, ...]
     l2_share: float
+    device: torch.device = probe.CPU
 
     def scores(self, labels: NDArray[np.int8]) -> NDArray[np.float32]:
         """Return cross-fitted logits for other labels int8 [encounters, columns]."""
-        return probe.crossfit(self.embeddings, labels, self.folds, l2_share=self.l2_share)[0]
+        return probe.crossfit(self.embeddings, labels, self.folds, l2_share=self.l2_share, device=self.device)[0]
 
 
 def learn(job: Learn) -> Frozen | None:
@@ -222,15 +223,15 @@ class _Run:
         everyone, folds, columns = self.folds()
         embeddings, labels = self._embed(everyone), self.study.labels[everyone][:, columns]
         share = probe.FIXED if self.job.config.l2 is None else self.job.config.l2 / len(everyone)
-        logits, heads = probe.crossfit(embeddings, labels, folds, l2_share=share)
-        refit = probe.fit_heads(embeddings, labels, l2=share * len(everyone))
+        logits, heads = probe.crossfit(embeddings, labels, folds, l2_share=share, device=self.device)
+        refit = probe.fit_heads(embeddings, labels, l2=share * len(everyone), device=self.device)
         about = {"l2_per_training_encounter": share}
         for fold, one in zip(np.unique(folds), heads, strict=True):
             self._save_heads(one, columns, f"fold-{fold}", everyone[folds != fold], about)
         self._save_heads(refit, columns, "", everyone, about)
         self._write(everyone, columns, logits, model_ids=[f"probe-fold-{f}" for f in folds])
         names = tuple(self.study.phenotypes[c] for c in columns)
-        return Frozen(embeddings, labels, folds, self.study.patients(everyone), names, share)
+        return Frozen(embeddings, labels, folds, self.study.patients(everyone), names, share, self.device)
 
     def _fit(
         self, train: NDArray[np.int64], tuning: NDArray[np.int64], columns: NDArray[np.int64], name: str

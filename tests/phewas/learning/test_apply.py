@@ -20,7 +20,7 @@ from phewas.schema import LOGITS_PATH, Phenotypes, PredictionRows, Splits
 from phewas.segments.store import contract_folder
 
 SPEC = registry.get("net1d-small")
-CONFIG = LearnConfig(epochs=1, batch_encounters=16, segments_per_encounter=2, segment_predictions=True)
+CONFIG = LearnConfig(epochs=1, batch_encounters=16, segments_per_encounter=2, segment_predictions=True, l2=20.0)
 
 
 def describe(run, vocabulary="phecode1.2"):
