@@ -128,8 +128,8 @@ def test_papagei_s_signal_is_standardised_as_a_whole_and_then_filtered(call, tmp
     # Of the slow wave, which the filter takes away, the scale of the recording keeps a trace; a window's would not.
     assert got.std() < 0.5
     short, _ = seen(call, tmp_path, x[:, :1500], 250, contract="PAPAGEI_125", width=1250)
-    assert (short[:, :250] == 0).all()
-    assert (short[:, -250:] == 0).all()
+    assert np.abs(short[:, :250]).max() < 1e-4  # zeros, through half precision
+    assert np.abs(short[:, -250:]).max() < 1e-4
     assert (short[:, 260:990].std(1) > 0).all()
 
 
