@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from phewas import settings
+from phewas import dryrun, settings
+from phewas.encoders import registry
 from phewas.plan import plan
 
 TABLES = Path(__file__).resolve().parents[1] / "golden" / "tables" / "input"
@@ -47,3 +48,13 @@ def test_defaults_come_from_the_card_and_options_win(root):
     assert made.fit == made.source.card.fit
     assert planned(root, heldout="random:0.5", fit="probe").heldout == "random:0.5"
     assert planned(root, heldout="random:0.5", fit="probe").fit == "probe"
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    # By hand: two for each weight and step of the convolutions that they are used at.
+    [("anyppg", 0.20e9, 0.23e9), ("net1d-small", 1e6, 20e6), ("pulse-features", None, None), ("csfm-tiny", None, None)],
+)
+def test_the_arithmetic_of_an_encoder_is_counted_or_unknown(name, low, high):
+    found = dryrun.flops(registry.get(name), window_s=10.0)
+    assert (found is None) if low is None else low < found < high
