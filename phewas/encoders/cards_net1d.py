@@ -66,7 +66,7 @@ _FOUNDER_CARD: Mapping[str, Any] = {
     "nesting": "under state_dict, beside other entries; no prefix; the 150-class head dense.* may be missing",
     "licence": "not seen (the code is MIT, by the same group)",
     "code_licence": "MIT",
-    "citation": "ECGFounder, arXiv:2410.04133",
+    "citation": "ECGFounder: Li et al., arXiv:2410.04133",
     "heads": ("dense.",),
 }
 _NO_BN = ("first_bn.*", "stage_list.*.bn?.*", "dense.*")
