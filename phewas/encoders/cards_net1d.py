@@ -30,6 +30,8 @@ _ECGFOUNDER: Mapping[str, Any] = {
     "use_bn": False,
     "n_classes": 150,
 }
+# The sets of the current paper (PulseDB is MIMIC-III with VitalDB). What the older release had seen is not stated by
+# name; the same sets are taken for it, because a set too many only costs a warning.
 _ANYPPG_SETS = ("MC-MED", "MIMIC-III", "VitalDB", "MESA", "HSP", "CFS")
 _ANYPPG_HEADS = ("ecg_encoder.", "ppg_projector.", "ecg_projector.", "clip_loss.")
 _FIRST_BN = "stage_list.0.block_list.0.bn1.*"

@@ -44,7 +44,8 @@ def _standardised(embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
     missing = np.isnan(x)
     x = np.where(missing, np.nanmedian(x, axis=0) if missing.any() else 0.0, x)
     spread = x.std(0)
-    return (x - x.mean(0))[:, spread > 1e-12] / spread[spread > 1e-12]
+    scaled: NDArray[np.float64] = (x - x.mean(0))[:, spread > 1e-12] / spread[spread > 1e-12]
+    return scaled
 
 
 def umap_plane(embeddings: NDArray[np.float32], *, seed: int) -> NDArray[np.float64] | None:

@@ -93,7 +93,8 @@ def measure(name: str, windows: int, device: torch.device) -> str:
         from_store = rate(whole, windows)
     return (
         f"{name:<18} plain best {rates[best]:7,.0f} (batch {best:3}), plain 512 {rates[PUBLISHED]:7,.0f}; "
-        f"ours, resident {ours:7,.0f} (batch {own:3}; {ours / rates[best]:.2f} and {ours / rates[PUBLISHED]:.2f} times); "
+        f"ours, resident {ours:7,.0f} (batch {own:3}; {ours / rates[best]:.2f} and "
+        f"{ours / rates[PUBLISHED]:.2f} times); "
         f"store {from_store:7,.0f} ({100 * from_store / ours:.0f} % of resident)"
     )
 
