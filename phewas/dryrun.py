@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from typing import Any
 
+from phewas.encoders.registry import EncoderSpec
 from phewas.pipeline import STEPS, is_current
 from phewas.plan import Plan
 from phewas.rundir import RunDirectory
 
 # Measured on two cores of a 2024 server processor; orders of magnitude, not promises.
 WINDOWS_PER_S = 1_500.0  # read, filter, resample, standardise, per worker
-FORWARD_PER_S = {"anyppg": 500.0, "net1d-small": 4_000.0, "pulse-features": 5_000.0}
-TRAIN_PER_S = {"anyppg": 47.0, "net1d-small": 1_000.0}
-SLOWEST_FORWARD, SLOWEST_TRAIN = 500.0, 47.0
+FEATURES_PER_S = 5_000.0  # pulse-features, by formula
+# Arithmetic of a network per second, from AnyPPG's 0.21 GFLOP a window: about 350 windows forward and 47 in training,
+# which takes three times as much. A machine is nearer to its peak in a larger network: these are on the slow side.
+FORWARD_FLOPS_PER_S, TRAIN_FLOPS_PER_S, TRAIN_TIMES = 75e9, 30e9, 3.0
 GPU_FACTOR = 200.0
 TRAINING_SHARE = 0.6
 ALL_GUESS = 100  # windows of an encounter when all are wanted
@@ -71,7 +75,9 @@ def describe(made: Plan, *, until: str | None) -> str:
     for step in STEPS:
         stale = stale or not is_current(made, directory, step)
         state = "to do" if stale else "done"
-        lines.append(f"  {step:<12}{state:<10}{_time(seconds[step]) if stale else '':>9}   {WORDS[step]}")
+        took = seconds[step]
+        told = ("unknown" if took is None else _time(took)) if stale else ""
+        lines.append(f"  {step:<12}{state:<10}{told:>9}   {WORDS[step]}")
         if step == until:
             break
     disk = windows * samples * 2
@@ -94,22 +100,54 @@ def _weights(made: Plan) -> str:
     return "no weights" if made.spec.frozen_only else "random weights"
 
 
-def _seconds(made: Plan, encounters: int, each: int) -> dict[str, float]:
-    """Return a rough time for each step."""
-    speed = GPU_FACTOR if made.device == "cuda" else 1.0
-    forward = FORWARD_PER_S.get(made.spec.name, SLOWEST_FORWARD) * speed
-    train = TRAIN_PER_S.get(made.spec.name, SLOWEST_TRAIN) * speed
-    windows = encounters * each
-    learn = windows / forward
+def flops(spec: EncoderSpec, *, window_s: float) -> float | None:
+    """Return the floating-point operations of one window's embedding; None where they cannot be counted.
+
+    The network is built without storage and nothing is computed. Whole models in a file, and modules that do other
+    things than torch's matrix products and convolutions, cannot be counted.
+    """
+    if spec.bundle is not None or spec.unavailable:
+        return None
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    shape = (1, len(spec.contract.channels), spec.contract.length(window_s))
+    with contextlib.suppress(Exception), warnings.catch_warnings():  # anybody's module; an estimate may not end a plan
+        warnings.simplefilter("ignore")
+        with torch.device("meta"):
+            model = spec.build().eval()
+            x = torch.empty(shape)
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            model(x)
+        return float(counter.get_total_flops()) or None
+    return None
+
+
+def _learning(made: Plan, encounters: int, each: int) -> float | None:
+    """Return a rough time for learning and scoring; None where the encoder's cost is not known."""
+    windows, speed = encounters * each, GPU_FACTOR if made.device == "cuda" else 1.0
+    if made.spec.name == "pulse-features":
+        return windows / FEATURES_PER_S
+    cost = flops(made.spec, window_s=made.window_s)
+    if cost is None:
+        return None
+    seconds = windows * cost / FORWARD_FLOPS_PER_S
     if made.fit == "finetune":
-        drawn = min(made.config.learn.segments_per_encounter, each)
-        learn += TRAINING_SHARE * encounters * drawn / train * made.config.learn.epochs
+        drawn = TRAINING_SHARE * encounters * min(made.config.learn.segments_per_encounter, each)
+        seconds += drawn * made.config.learn.epochs * TRAIN_TIMES * cost / TRAIN_FLOPS_PER_S
+    return seconds / speed
+
+
+def _seconds(made: Plan, encounters: int, each: int) -> dict[str, float | None]:
+    """Return a rough time for each step; None where it is not known."""
+    windows = encounters * each
+    learn = _learning(made, encounters, each)
     return {
         "cohort": 1 + encounters / 2_000,
         "split": 1.0,
         "phenotypes": 1 + encounters / 10_000,
         "segments": 2 + windows / WINDOWS_PER_S / made.workers,
-        "learn": 2 + learn,
+        "learn": None if learn is None else 2 + learn,
         "evaluate": 2 + encounters / 2_000,
         "report": 10.0,
     }

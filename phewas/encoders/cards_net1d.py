@@ -30,6 +30,8 @@ _ECGFOUNDER: Mapping[str, Any] = {
     "use_bn": False,
     "n_classes": 150,
 }
+# The sets of the current paper (PulseDB is MIMIC-III with VitalDB). What the older release had seen is not stated by
+# name; the same sets are taken for it, because a set too many only costs a warning.
 _ANYPPG_SETS = ("MC-MED", "MIMIC-III", "VitalDB", "MESA", "HSP", "CFS")
 _ANYPPG_HEADS = ("ecg_encoder.", "ppg_projector.", "ecg_projector.", "clip_loss.")
 _FIRST_BN = "stage_list.0.block_list.0.bn1.*"
@@ -66,7 +68,7 @@ _FOUNDER_CARD: Mapping[str, Any] = {
     "nesting": "under state_dict, beside other entries; no prefix; the 150-class head dense.* may be missing",
     "licence": "not seen (the code is MIT, by the same group)",
     "code_licence": "MIT",
-    "citation": "ECGFounder, arXiv:2410.04133",
+    "citation": "ECGFounder: Li et al., arXiv:2410.04133",
     "heads": ("dense.",),
 }
 _NO_BN = ("first_bn.*", "stage_list.*.bn?.*", "dense.*")

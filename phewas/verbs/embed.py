@@ -149,6 +149,8 @@ def _picture(made: Plan, folder: Path, phenotype: str | None) -> Path | None:
     places = coordinates(made.out, folder / "encounters.parquet", seed=made.config.seed)
     write_parquet(places, folder / "map.parquet")
     drawn = picture(made.out, places, phenotype=phenotype, small_cell=small, title=made.spec.title)
+    if drawn.png is not None and places.height > 15 and places["method"][0] == "PCA":
+        say("Note: the picture shows principal components; UMAP needs pip install 'phewas[umap]'")
     for note in drawn.notes:
         say(f"Note: {note}")
     if drawn.png is None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from phewas import settings
+from phewas import dryrun, settings
+from phewas.encoders import registry
 from phewas.errors import ConfigError
 from phewas.plan import plan
 
@@ -80,3 +81,13 @@ def test_another_recorded_channel_may_stand_for_the_encoders(root, capsys):
         planned(root, encoder="m2ae", segments={"channels": {"ECG_I": "ECG_II"}})
     with pytest.raises(ConfigError, match="stand for two"):
         planned(root, encoder="m2ae", segments={"channels": {"ECG_II": "PPG"}})
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    # By hand: two for each weight and step of the convolutions that they are used at.
+    [("anyppg", 0.20e9, 0.23e9), ("net1d-small", 1e6, 20e6), ("pulse-features", None, None), ("csfm-tiny", None, None)],
+)
+def test_the_arithmetic_of_an_encoder_is_counted_or_unknown(name, low, high):
+    found = dryrun.flops(registry.get(name), window_s=10.0)
+    assert (found is None) if low is None else low < found < high

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import numpy as np
 import polars as pl
 import pytest
@@ -15,7 +17,8 @@ from phewas.reports.embedding import picture
 from phewas.rundir import write_npy, write_parquet
 from phewas.schema import LABELS_PATH, Encounters, LabelColumns, LabelRows, Patients, Phenotypes, Windows
 from phewas.segments.store import contract_folder
-from phewas.stats.embedding_map import coordinates, principal_plane
+from phewas.stats import embedding_map
+from phewas.stats.embedding_map import coordinates, principal_plane, umap_plane
 
 SMALL, FEATURES = registry.get("net1d-small"), registry.get("pulse-features")
 N = 30
@@ -144,6 +147,45 @@ def test_the_plane_is_scikit_learns():
     theirs = PCA(2).fit(StandardScaler().fit_transform(x))
     np.testing.assert_allclose(share, theirs.explained_variance_ratio_, rtol=1e-4)
     np.testing.assert_allclose(np.abs(places), np.abs(theirs.transform(StandardScaler().fit_transform(x))), atol=1e-3)
+
+
+class Umap:
+    """In the place of umap-learn, which takes a minute to compile itself: the first two columns it was given."""
+
+    def __init__(self, *, random_state):
+        self.seed = random_state
+
+    def fit_transform(self, x):
+        assert np.isfinite(x).all()
+        np.testing.assert_allclose(x.std(0), 1)
+        return x[:, :2] + self.seed
+
+
+def test_umap_is_used_where_it_is_there_and_the_plane_where_it_is_not(run, monkeypatch):
+    file = embed_store(job(run, FEATURES)) / "encounters.parquet"  # features have gaps
+    monkeypatch.setattr(embedding_map, "find_spec", lambda name: name)
+    monkeypatch.setattr(embedding_map, "import_module", lambda name: types.SimpleNamespace(UMAP=Umap))
+    places = coordinates(run, file, seed=3)
+    assert places["method"].to_list() == ["UMAP"] * N
+    assert places["share_x"].null_count() == N
+    np.testing.assert_allclose(places["x"].mean(), 3, atol=1e-6)
+    drawn = picture(run, places, phenotype=None, small_cell=11, title="t")
+    assert drawn.png is not None
+    monkeypatch.setattr(embedding_map, "import_module", lambda name: types.SimpleNamespace())
+    assert coordinates(run, file, seed=3)["method"][0] == "PCA"
+    monkeypatch.setattr(embedding_map, "find_spec", lambda name: None)
+    assert coordinates(run, file, seed=3)["method"][0] == "PCA"
+
+
+def test_umap_itself_keeps_groups_apart_and_its_seed():
+    pytest.importorskip("umap")
+    x = np.random.default_rng(0).standard_normal((60, 8)).astype(np.float32)
+    x[:30] += 8
+    x[3, 2] = np.nan
+    first = umap_plane(x, seed=1)
+    np.testing.assert_array_equal(umap_plane(x, seed=1), first)
+    middle = first[:30].mean(0) - first[30:].mean(0)
+    assert np.linalg.norm(middle) > 3 * first[:30].std(0).max()
 
 
 def test_the_picture_shows_no_small_group(run):

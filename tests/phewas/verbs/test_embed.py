@@ -118,7 +118,8 @@ def test_papagei_s_signal_is_standardised_as_a_whole_and_then_filtered(call, tmp
     x = 900 + 40 * np.sin(2 * np.pi * 1.2 * t) + 100 * np.sin(2 * np.pi * 0.1 * t) + rng.standard_normal((2, 2500))
     got, _ = seen(call, tmp_path, x, 250, contract="PAPAGEI_125", width=1250)
     z = (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True)
-    z = signal.sosfiltfilt(signal.cheby2(4, 20, [0.5, 12], "bandpass", fs=250, output="sos"), z, axis=1)
+    z = signal.sosfiltfilt(signal.cheby2(4, 20, [0.5, 12], "bandpass", fs=250, output="sos"), z, axis=1,
+                           padlen=2000)  # fmt: skip
     taps = round(0.05 * 250)
     z = signal.filtfilt(np.ones(taps) / taps, 1, z, axis=1)
     wanted = signal.resample_poly(z, 1, 2, axis=1)
@@ -127,8 +128,8 @@ def test_papagei_s_signal_is_standardised_as_a_whole_and_then_filtered(call, tmp
     # Of the slow wave, which the filter takes away, the scale of the recording keeps a trace; a window's would not.
     assert got.std() < 0.5
     short, _ = seen(call, tmp_path, x[:, :1500], 250, contract="PAPAGEI_125", width=1250)
-    assert (short[:, :250] == 0).all()
-    assert (short[:, -250:] == 0).all()
+    assert np.abs(short[:, :250]).max() < 1e-4  # zeros, through half precision
+    assert np.abs(short[:, -250:]).max() < 1e-4
     assert (short[:, 260:990].std(1) > 0).all()
 
 
