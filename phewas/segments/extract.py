@@ -114,7 +114,7 @@ def extract(
     except ShardsFailedError as error:
         _name_failed(run, recordings, shards, [shards[number] for number in error.failed])
         raise
-    _name_failed(run, recordings, shards, [])
+    _name_failed(run, recordings, shards, [], keep=counted is not None)
     index = _joined(folder / PARTS, "shard", len(shards))
     if counted is None:
         lost = _joined(folder / PARTS, "lost", len(shards)).group_by("reason").agg(pl.col("n").sum())
@@ -123,14 +123,22 @@ def extract(
     _publish(run, folder, index, counted, contract, config, window_s)
 
 
-def _name_failed(run: Path, recordings: pl.DataFrame, shards: Sequence[Shard], failed: Sequence[Shard]) -> None:
-    """Name in a table what was left out: recordings that ended workers, and all of shards that were given up."""
+def _name_failed(
+    run: Path, recordings: pl.DataFrame, shards: Sequence[Shard], failed: Sequence[Shard], *, keep: bool = False
+) -> None:
+    """Name in a table what was left out: recordings that ended workers, and all of shards that were given up.
+
+    With `keep`, what the table names already stays: the windows that are cut were chosen without those recordings.
+    """
     journals = [Journal(shard.folder, shard.number) for shard in shards]
     deaths = [name for journal in journals for name in journal.blamed()]
     avoided = [name for journal in journals for name in journal.to_avoid()]
     given_up = [name for shard in failed for name in shard.recordings.get_column("recording_id")]
+    before = pl.read_parquet(run / FAILED_FILE) if keep and (run / FAILED_FILE).is_file() else None
     (run / FAILED_FILE).unlink(missing_ok=True)
     if not avoided and not given_up:
+        if before is not None:
+            write_parquet(before, run / FAILED_FILE)
         return
     counted = pl.DataFrame({"recording_id": deaths}, schema={"recording_id": pl.String})
     names = pl.col("recording_id")
@@ -143,6 +151,8 @@ def _name_failed(run: Path, recordings: pl.DataFrame, shards: Sequence[Shard], f
             why=pl.when(names.is_in(avoided)).then(pl.lit("recording")).otherwise(pl.lit("shard")),
         )
     )  # fmt: skip
+    if before is not None:
+        table = pl.concat([before.filter(~names.is_in(avoided + given_up)), table])
     write_parquet(table, run / FAILED_FILE)
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -393,3 +394,8 @@ def test_a_recording_that_ends_its_reader_twice_is_left_alone(tmp_path):
     assert not list(run.rglob("*.tmp"))
     failed = pl.read_parquet(run / FAILED_FILE)
     assert failed.rows() == [("a", "a.hea", None, 2, "recording")]
+    # Another encoder's windows are of the same choice, made without that recording: it stays named.
+    other = replace(PPG_125, fs_hz=100.0)
+    extract(run, root=root, contract=other, config=SegmentConfig(), window_s=10.0, seed=0, workers=1,
+            fingerprint="e" * 32)  # fmt: skip
+    assert pl.read_parquet(run / FAILED_FILE).equals(failed)
