@@ -14,9 +14,11 @@ from phewas.encoders.pulse_features_beats import find_beats, find_peaks, median_
 from phewas.encoders.registry import PPG_125
 from phewas.errors import EncoderError
 from phewas.learning import probe
+from phewas.learning.labels import Study
 from phewas.learning.predict import score
 from phewas.plan import plan
 from phewas.segments.filtering import prepare
+from phewas.segments.store import SegmentStore
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the reference packages
 
@@ -273,15 +275,11 @@ def test_an_encounter_is_the_mean_of_the_windows_that_show_a_feature():
             out[out > 90] = float("nan")
             return out
 
-    class Store:
-        def gather(self, rows):
-            values = np.array([[1, 99], [3, 4], [99, 99], [5, 99]], dtype=np.float16)
-            return values[rows][:, None]
+    values = np.array([[1, 99], [3, 4], [99, 99], [5, 99]], dtype=np.float16)
+    store = SegmentStore(pl.DataFrame({"segment_id": range(4)}), ((values,),), np.array([0, 4]))
 
-    class Visits:
-        encounters = pl.DataFrame({"row": [0, 2], "n_windows": [2, 2]})
-
-    means = score(Parts(), Store(), Visits(), np.array([0, 1]), device=torch.device("cpu"))
+    study = Study(pl.DataFrame({"row": [0, 2], "n_windows": [2, 2]}), np.zeros((2, 1), np.int8), ("x",))
+    means = score(Parts(), store, study, np.array([0, 1]), device=torch.device("cpu"))
     np.testing.assert_array_equal(means, np.array([[2, 4], [5, np.nan]], dtype=np.float32))
 
 
