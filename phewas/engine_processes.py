@@ -10,7 +10,6 @@ import math
 import multiprocessing
 import multiprocessing.connection
 import os
-import pickle
 import signal
 import threading
 import time
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from pickle import PicklingError  # what a pipe raises; nothing is unpickled from a file
 from typing import Any
 
 from phewas.engine import Outcome, attempt, crossing
@@ -155,7 +155,7 @@ def _work(pipe: Connection) -> None:
         outcome = crossing(attempt(index, function, shard))
         try:
             pipe.send(outcome)
-        except (pickle.PicklingError, TypeError, AttributeError) as error:
+        except (PicklingError, TypeError, AttributeError) as error:
             pipe.send(Outcome(index, error=RuntimeError(f"{outcome.error or error!r} of a worker cannot be sent")))
 
 

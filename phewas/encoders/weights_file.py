@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import shlex
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -158,16 +157,6 @@ def _is_torchscript(path: Path) -> bool:
         return False
 
 
-# The file's name comes from outside, and this line is meant to be pasted into a shell: it names no file itself.
-_TENSORS_ALONE = (
-    "python -c \"import sys, torch; old, new = sys.argv[1:]; "
-    "s = torch.load(old, map_location='cpu', weights_only=False); "
-    "s = s.state_dict() if hasattr(s, 'state_dict') else "
-    "next((s[k] for k in ('state_dict', 'model_state_dict', 'model', 'net') if k in s), s); "
-    "torch.save({k: v for k, v in s.items() if torch.is_tensor(v)}, new)\""
-)
-
-
 def _pickled(path: Path) -> WeightsError:
     names: list[str] = []
     with contextlib.suppress(Exception):  # an aid to the message only; it reads the names and executes nothing
@@ -176,8 +165,8 @@ def _pickled(path: Path) -> WeightsError:
         f"{path.name} holds pickled Python objects{' (' + ', '.join(names[:3]) + ')' if names else ''}, which could "
         "run code when opened; it was not opened",
         expected="tensors only (a state dict)",
-        cure="where you trust the file, write its tensors alone to a new file in a separate environment that has its "
-        f"authors' code, and give NEW.pth with --weights:\n    {_TENSORS_ALONE} {shlex.quote(str(path))} NEW.pth",
+        cure="where you trust its authors, open it with their own code in an environment of its own, save the tensors "
+        "alone (torch.save(model.state_dict(), 'NEW.pth')), and give NEW.pth with --weights",
     )
 
 
