@@ -1,6 +1,6 @@
 """From the segment store to the device: which windows a step is given, and how they get there while it computes.
 
-No work is done per sample in Python. A draw is arithmetic on arrays of hashes; a shard's windows are copied by one
+No work is done per sample in Python. A draw is arithmetic on arrays of hashes; a batch's windows are copied by one
 call; and a thread prepares the next parts of a batch while the network is busy with the present one. A store that fits
 is kept on the GPU; otherwise windows travel through page-locked buffers on a stream of their own.
 """
@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -124,20 +123,6 @@ class Windows:
             torch.cuda.synchronize(self.device)  # parts are made on another stream, which must not read too early
         return whole
 
-    def gather(self, rows: NDArray[np.int64], out: NDArray[np.float16]) -> None:
-        """Copy windows into `out` float16 [rows, channels, samples]; `rows` ascending."""
-        cuts = np.searchsorted(rows, self.store.bounds).tolist()
-        for shard, (lo, hi) in enumerate(pairwise(cuts)):
-            if lo == hi:
-                continue
-            local = rows[lo:hi] - self.store.bounds[shard]
-            for channel, maps in enumerate(self.store.shards):
-                if out.shape[1] == 1:  # one channel: the target is one block of memory
-                    # With mode "clip" NumPy writes to `out` itself; the rows are within bounds by construction.
-                    np.take(maps[shard], local, axis=0, out=out[lo:hi, 0], mode="clip")
-                else:
-                    out[lo:hi, channel] = maps[shard][local]
-
     def finish(self, x: Tensor, rows: Tensor) -> Tensor:
         """Return the network's input float32 from the stored float16, on the device: scale and offset put back."""
         x = x.float()
@@ -147,13 +132,11 @@ class Windows:
         return x
 
     def fetch(self, rows: NDArray[np.int64]) -> Tensor:
-        """Return windows float32 [rows, channels, samples] on the device, at once; `rows` ascending."""
+        """Return windows float32 [rows, channels, samples] on the device, at once."""
         where = torch.from_numpy(rows).to(self.device)
         if self.kept is not None:
             return self.finish(self.kept.index_select(0, where), where)
-        out = np.empty((len(rows), len(self.store.shards), self.samples), dtype=np.float16)
-        self.gather(rows, out)
-        return self.finish(torch.from_numpy(out).to(self.device), where)
+        return self.finish(torch.from_numpy(self.store.stored(rows)).to(self.device), where)
 
 
 @dataclass
@@ -284,7 +267,7 @@ class Feeder:
         if buffer.numel() < size:
             buffer = torch.empty(size, dtype=torch.float16, pin_memory=True)
         view = buffer[:size].view(shape)
-        self.windows.gather(rows, view.numpy())
+        view.copy_(torch.from_numpy(self.windows.store.stored(rows)))
         x = view.to(device, non_blocking=True)
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(device))

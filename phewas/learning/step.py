@@ -57,6 +57,13 @@ class Learn:
     about: dict[str, Any] = field(default_factory=dict)
 
 
+FITTED_ON = (
+    "Hashes of the identifiers of the patients whom this model has met, so that it never scores one of them. Short "
+    "identifiers can be found from their hashes by trying all: this file is only for those who may see identifiers. "
+    "For anyone else, empty the list `patients` first."
+)
+
+
 @dataclass(frozen=True)
 class Frozen:
     """Cross-fitted frozen embeddings, which permutations of the labels are refitted on.
@@ -318,7 +325,7 @@ class _Run:
         cohort = self.job.about.get("cohort", "")
         names = sorted(set(self.study.encounters.get_column("patient_id").gather(rows).to_list()))
         marks = sorted(f"{hashed('fitted-on', cohort, name):032x}" for name in names)
-        write_json({"cohort": cohort, "patients": marks}, folder / "fitted_on.json")
+        write_json({"note": FITTED_ON, "cohort": cohort, "patients": marks}, folder / "fitted_on.json")
 
     def _write(
         self, rows: NDArray[np.int64], columns: NDArray[np.int64], logits: NDArray[np.float32], *, model_ids: list[str]

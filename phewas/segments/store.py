@@ -175,14 +175,19 @@ class SegmentStore:
             found.append((view, begins))
         return found
 
-    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float16] | NDArray[np.float32]:
-        """Return what the network is given, [rows, channels, samples], in the order asked for.
+    def stored(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
+        """Return the standardised windows float16 [rows, channels, samples], in the order asked for.
 
-        float16 where that is the standardised window; float32 where another scale and offset were put back.
+        Raises
+        ------
+        IndexError
+            A row is not in the store.
         """
         if not len(rows):
             samples = self.shards[0][0].shape[1] if self.shards[0] else 0
             return np.empty((0, len(self.shards), samples), dtype=np.float16)
+        if rows.min() < 0 or rows.max() >= self.bounds[-1]:
+            raise IndexError(f"the store has {self.bounds[-1]} windows")  # nothing below checks it
         shard = np.searchsorted(self.bounds, rows, side="right") - 1
         local = rows - self.bounds[shard]
         parts = []
@@ -192,7 +197,14 @@ class SegmentStore:
             # then the windows, in the order asked for, from memory.
             view[np.sort(places)[:, None], [0, -1]]
             parts.append(view[places])
-        out = parts[0][:, None] if len(parts) == 1 else np.stack(parts, axis=1)
+        return parts[0][:, None] if len(parts) == 1 else np.stack(parts, axis=1)
+
+    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.float16] | NDArray[np.float32]:
+        """Return what the network is given, [rows, channels, samples], in the order asked for.
+
+        float16 where that is the standardised window; float32 where another scale and offset were put back.
+        """
+        out = self.stored(rows)
         if self.restore is None:
             return out
         scale, offset = (part[rows][..., None] for part in self.restore)

@@ -87,6 +87,9 @@ def test_what_is_kept_and_what_is_not(tree):
 def test_the_store_is_what_an_independent_pipeline_gives(tree):
     root, run = tree
     store = cut(run, root)
+    for outside in (-1, store.index.height):
+        with pytest.raises(IndexError):
+            store.gather(np.array([0, outside]))
     values = store.gather(np.arange(store.index.height))
     assert values.shape == (29, 1, 1250)
     assert values.dtype == np.float16
