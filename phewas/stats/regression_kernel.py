@@ -92,29 +92,33 @@ def _step_sums(  # type: ignore[no-untyped-def]
         for k in range(d):
             b = beta[k]
             if b != 0.0:
+                column = design[k, start : start + count]
                 for i in range(count):
-                    eta[i] += b * design[k, start + i]
-        # No slices: the compiler would not know that neighbours lie side by side.
+                    eta[i] += b * column[i]
+        # Slices, because an index that could count from the end keeps the compiler from taking rows together.
+        y, u = outcome[start : start + count], use[start : start + count]
         if linear:
             for i in range(count):
-                weight[i] = use[start + i]
-                residual[i] = use[start + i] * (outcome[start + i] - eta[i])
+                weight[i] = u[i]
+                residual[i] = u[i] * (y[i] - eta[i])
         else:
             _expit(eta, mean, count)
             for i in range(count):
-                weight[i] = use[start + i] * mean[i] * (1.0 - mean[i])
-                residual[i] = use[start + i] * (outcome[start + i] - mean[i])
+                weight[i] = u[i] * mean[i] * (1.0 - mean[i])
+                residual[i] = u[i] * (y[i] - mean[i])
         for k in range(d):
+            column = design[k, start : start + count]
             total = 0.0
             for i in range(count):
-                total += residual[i] * design[k, start + i]
+                total += residual[i] * column[i]
             gradient[k] += total
             for i in range(count):
-                product[i] = weight[i] * design[k, start + i]
+                product[i] = weight[i] * column[i]
             for m in range(k + 1):
+                other = design[m, start : start + count]
                 total = 0.0
                 for i in range(count):
-                    total += product[i] * design[m, start + i]
+                    total += product[i] * other[i]
                 hessian[k, m] += total
 
 
@@ -308,7 +312,8 @@ def firth(  # type: ignore[no-untyped-def]
         size = 0.0
         for k in range(d):
             size = max(size, abs(step[k]))
-        if size < 1e-10:
+        # With the coefficient held only the height of the maximum is asked for, which is flat there.
+        if size < (1e-7 if held else 1e-10):
             return CONVERGED, value
         share = min(1.0, 5.0 / size)
         after = np.nan
