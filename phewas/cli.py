@@ -14,7 +14,7 @@ import typer
 
 from phewas import __version__
 from phewas.errors import PhewasError, disk_full
-from phewas.verbs import cohorts, embed, emulate, encoders, maps, reanalyse, segments, vocabularies
+from phewas.verbs import associate, cohorts, embed, emulate, encoders, maps, reanalyse, segments, vocabularies
 from phewas.verbs.running import Engine, Verbs, stoppable, tell_left_out
 
 app = typer.Typer(
@@ -276,6 +276,7 @@ app.command("map")(maps.map_table)
 app.command("codes")(vocabularies.codes)
 app.command("emulate")(emulate.emulate)
 app.command("embed")(embed.embed)
+app.command("associate")(associate.associate)
 app.command("reanalyse")(reanalyse.reanalyse)
 
 

@@ -100,9 +100,9 @@ class Room:
         self.kernel = kernel
         d = covariates.shape[1] + 2
         self.design = np.ones((d, n_rows))
-        usable = np.isfinite(covariates).all(axis=1)
+        usable: NDArray[np.bool_] = np.asarray(np.isfinite(covariates).all(axis=1))
         for k in range(d - 2):
-            self.design[k + 1] = _standard(covariates[:, k], usable)[0]
+            self.design[k + 1] = standard(covariates[:, k], usable)[0]
         self.usable = usable
         self.alive = np.ones(d, dtype=np.bool_)
         self.beta, self.gradient, self.step, self.direction = np.zeros(d), np.zeros(d), np.zeros(d), np.zeros(d)
@@ -114,22 +114,26 @@ class Room:
 
     def take(self, predictor: Floats) -> None:
         """Put a predictor into the last column."""
-        self.present = self.usable & np.isfinite(predictor)
-        self.design[-1], self.scale = _standard(predictor, self.present)
+        self.present: NDArray[np.bool_] = np.asarray(self.usable & np.isfinite(predictor))
+        self.design[-1], self.scale = standard(predictor, self.present)
 
     def newton(self, outcome: Floats, use: Floats, *, linear: bool, settle: bool) -> int:
+        """Fit by Newton's method from `beta`; return the state."""
         return int(self.kernel.newton(self.design, outcome, use, linear, self.alive, self.beta, self.gradient,
                                       self.hessian, self.root, self.step, self.work, settle))
 
     def firth(self, outcome: Floats, use: Floats, beta: Floats, *, held: bool) -> tuple[int, float]:
+        """Fit by Firth's penalised likelihood from `beta`; return the state and the penalised log-likelihood."""
         state, value = self.kernel.firth(self.design, outcome, use, self.alive, beta, held, self.gradient,
                                          self.hessian, self.root, self.step, self.rows, self.work)
         return int(state), float(value)
 
     def variance(self) -> float:
+        """Return the predictor's variance from the information of the last fit."""
         return float(self.kernel.predictor_variance(self.root, self.alive, self.direction))
 
     def sandwich(self, outcome: Floats, use: Floats, codes: NDArray[Any], *, linear: bool, modified: bool) -> float:
+        """Return the predictor's clustered variance; `variance` must have been called before."""
         total, clusters = self.kernel.clustered_variance(
             self.design, outcome, use, self.beta, linear, self.direction, codes, self.sums, self.seen, self.rows,
             modified)
@@ -137,7 +141,7 @@ class Room:
         return float(total * clusters / (clusters - 1) * (n - 1) / (n - k))
 
 
-def _standard(values: Floats, usable: NDArray[np.bool_]) -> tuple[Floats, float]:
+def standard(values: Floats, usable: NDArray[np.bool_]) -> tuple[Floats, float]:
     """Return a column of mean 0 and variance 1 over the usable rows, 0 elsewhere, and what it was divided by."""
     inside = values[usable]
     if not len(inside):
@@ -211,11 +215,11 @@ def fit_logistic(room: Room, label: NDArray[Any], setting: Setting, out: Regress
         if again == room.kernel.FAILED:
             notes.append("the model without the predictor did not converge")
             statistic = math.nan
-    _store(out, j, beta, math.sqrt(variance), room.scale, statistic=statistic, method=method, level=setting.level)
+    store(out, j, beta, math.sqrt(variance), room.scale, statistic=statistic, method=method, level=setting.level)
     out.note[j] = "; ".join(notes)
 
 
-def _store(
+def store(
     out: Regression, j: int, beta: float, se: float, scale: float, *, statistic: float, method: str, level: float
 ) -> None:
     """Enter an estimate with Wald bounds and the two-sided normal p of a statistic."""
@@ -242,7 +246,7 @@ def _fit_firth(
     if setting.clustered:
         assert setting.groups.codes is not None
         variance = room.sandwich(outcome, use, setting.groups.codes, linear=False, modified=True)
-        _store(out, j, beta, math.sqrt(variance), room.scale, statistic=abs(beta) / math.sqrt(variance),
+        store(out, j, beta, math.sqrt(variance), room.scale, statistic=abs(beta) / math.sqrt(variance),
                method=FIRTH_CLUSTERED, level=setting.level)
         out.note[j] = "; ".join(notes)
         return
@@ -257,7 +261,7 @@ def _fit_firth(
             return math.nan
         return math.copysign(math.sqrt(max(2.0 * (best - height), 0.0)), value - beta)
 
-    _store(out, j, beta, se, room.scale, statistic=abs(root_at(0.0)), method=FIRTH, level=setting.level)
+    store(out, j, beta, se, room.scale, statistic=abs(root_at(0.0)), method=FIRTH, level=setting.level)
     z = float(stats.norm.ppf(0.5 + setting.level / 2))
     out.low[j] = _crossing(root_at, beta, se, -z) / room.scale
     out.high[j] = _crossing(root_at, beta, se, z) / room.scale
@@ -297,7 +301,7 @@ def fit_linear(room: Room, values: NDArray[Any], setting: Setting, out: Regressi
     if out.n_clusters[j] < max(setting.min_cases, 1):
         out.note[j] = f"no model: {out.n_clusters[j]} patients, fewer than {max(setting.min_cases, 1)}"
         return
-    outcome, spread = _standard(values.astype(np.float64), present)
+    outcome, spread = standard(values.astype(np.float64), present)
     use = present.astype(np.float64)
     room.beta[:] = 0.0
     state = room.newton(outcome, use, linear=True, settle=True)
@@ -316,9 +320,9 @@ def fit_linear(room: Room, values: NDArray[Any], setting: Setting, out: Regressi
     se, scale = math.sqrt(variance), room.scale / spread
     statistic = abs(beta) / se if se > 0 else math.nan
     if setting.clustered:
-        _store(out, j, beta, se, scale, statistic=statistic, method=LINEAR_CLUSTERED, level=setting.level)
+        store(out, j, beta, se, scale, statistic=statistic, method=LINEAR_CLUSTERED, level=setting.level)
     else:
-        _store(out, j, beta, se, scale, statistic=math.nan, method=LINEAR, level=setting.level)
+        store(out, j, beta, se, scale, statistic=math.nan, method=LINEAR, level=setting.level)
         quantile = float(t_quantile(setting.level, float(df)))
         out.low[j], out.high[j] = (beta - quantile * se) / scale, (beta + quantile * se) / scale
         p, logs = t_two_sided(np.array([statistic]), np.array([float(df)]))
