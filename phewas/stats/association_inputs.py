@@ -42,13 +42,27 @@ def read_table(file: Path) -> pl.DataFrame:
         if file.suffix.lower() not in {".csv", ".tsv", ".txt"}:
             raise SchemaError(f"{file} is neither CSV, TSV nor Parquet", expected="a name that says which")
         separator = "," if file.suffix.lower() == ".csv" else "\t"
-        header = pl.read_csv(file, separator=separator, n_rows=0, infer_schema=False).columns
-        # 008 is not 8, neither as a phenotype nor as an identifier.
-        text = {n: pl.String for n in header if _plain(n) in PATIENT or n in LONG["phenotype"] or n == "encounter_id"}
-        return pl.read_csv(file, separator=separator, schema_overrides=text, infer_schema_length=None,
-                           null_values=["", "NA", "NaN", "nan"], try_parse_dates=True)
+        table = pl.read_csv(file, separator=separator, infer_schema=False, null_values=["", "NA", "NaN", "nan"])
     except pl.exceptions.PolarsError as error:
         raise SchemaError(f"{file} cannot be read: {error}", expected="a table with a header") from None
+    return table.with_columns(_typed(column) for column in table.iter_columns())
+
+
+def _typed(column: pl.Series) -> pl.Series:
+    """Return a column of text as whole numbers, numbers or dates where all of it can be read so."""
+    # 008 is not 8, neither as a phenotype nor as an identifier.
+    if _plain(column.name) in PATIENT or column.name in (*LONG["phenotype"], "encounter_id"):
+        return column
+    first = column.drop_nulls().head(100)
+    for kind in (pl.Int64, pl.Float64, pl.Date):
+        for some in (first, column):
+            try:
+                read = some.str.to_date("%Y-%m-%d") if kind is pl.Date else some.cast(kind)
+            except pl.exceptions.PolarsError:
+                break
+        else:
+            return read
+    return column
 
 
 def _plain(name: str) -> str:
@@ -251,7 +265,7 @@ def read_outcomes(
                           cure="name the columns with --patient")
     absent = len(place) - joined["row"].n_unique()
     if long and not quantities:
-        found = _from_long(joined, names, len(place), min_days)
+        found = _from_long(joined, names, len(place), min_days, dated=dated)
         values, phenotypes, first = found
         described = _described(phenotypes, about)
         if sex is not None and "sex" in described.columns:
@@ -281,7 +295,7 @@ def _described(phenotypes: list[str], about: pl.DataFrame | None) -> pl.DataFram
 
 
 def _from_long(
-    joined: pl.DataFrame, names: dict[str, str | None], n_rows: int, min_days: int
+    joined: pl.DataFrame, names: dict[str, str | None], n_rows: int, min_days: int, *, dated: bool
 ) -> tuple[NDArray[np.int8], list[str], Floats | None]:
     column = pl.col(str(names["phenotype"])).cast(pl.String)
     phenotypes = joined.select(column.unique().sort()).to_series().drop_nulls().to_list()
@@ -293,7 +307,7 @@ def _from_long(
     total = np.zeros((n_rows, len(phenotypes)), dtype=np.float32)
     np.add.at(total, place, np.nan_to_num(days[known]))
     labels = np.where(total >= min_days, 1, np.where(total > 0, -1, 0)).astype(np.int8)
-    if names["first"] is None or not joined[names["first"]].dtype.is_temporal():
+    if not dated or names["first"] is None or not joined[names["first"]].dtype.is_temporal():
         return labels, phenotypes, None
     date = joined[names["first"]].cast(pl.Date).cast(pl.Int32).cast(pl.Float64).fill_null(np.nan).to_numpy()
     first = np.full(total.shape, np.inf)

@@ -9,13 +9,14 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from phewas.stats.placement import Clusters
-from phewas.stats.tails import LOG10, t_quantile, t_two_sided
 
 Floats = NDArray[np.float64]
 Test = Literal["wald", "lrt"]
+
+LOG10 = math.log(10.0)
 
 WALD, LRT, CLUSTERED = "Wald z", "likelihood ratio", "patient-clustered Wald z"
 FIRTH, FIRTH_CLUSTERED = "Firth penalised likelihood ratio", "Firth, patient-clustered Wald z"
@@ -223,12 +224,12 @@ def store(
     out: Regression, j: int, beta: float, se: float, scale: float, *, statistic: float, method: str, level: float
 ) -> None:
     """Enter an estimate with Wald bounds and the two-sided normal p of a statistic."""
-    z = float(stats.norm.ppf(0.5 + level / 2))
+    z = float(special.ndtri(0.5 + level / 2))
     out.beta[j], out.se[j] = beta / scale, se / scale
     out.low[j], out.high[j] = (beta - z * se) / scale, (beta + z * se) / scale
     if not math.isnan(statistic):
-        out.p[j] = 2.0 * stats.norm.sf(statistic)
-        out.neg_log10_p[j] = max(-(math.log(2.0) + stats.norm.logsf(statistic)) / LOG10, 0.0)
+        out.p[j] = 2.0 * special.ndtr(-statistic)
+        out.neg_log10_p[j] = max(-(math.log(2.0) + float(special.log_ndtr(-statistic))) / LOG10, 0.0)
         out.method[j] = method
 
 
@@ -262,7 +263,7 @@ def _fit_firth(
         return math.copysign(math.sqrt(max(2.0 * (best - height), 0.0)), value - beta)
 
     store(out, j, beta, se, room.scale, statistic=abs(root_at(0.0)), method=FIRTH, level=setting.level)
-    z = float(stats.norm.ppf(0.5 + setting.level / 2))
+    z = float(special.ndtri(0.5 + setting.level / 2))
     out.low[j] = _crossing(root_at, beta, se, -z) / room.scale
     out.high[j] = _crossing(root_at, beta, se, z) / room.scale
     if math.isnan(out.p[j]) or math.isnan(out.low[j]) or math.isnan(out.high[j]):
@@ -296,6 +297,9 @@ def _crossing(root_at: Callable[[float], float], beta: float, se: float, target:
 
 def fit_linear(room: Room, values: NDArray[Any], setting: Setting, out: Regression, j: int) -> None:
     """Fit one outcome by least squares."""
+    # Loads scipy.stats, which takes longer than hundreds of logistic models.
+    from phewas.stats.tails import t_quantile, t_two_sided
+
     present = room.present & np.isfinite(values)
     out.n_rows[j], out.n_clusters[j] = np.count_nonzero(present), _distinct(setting, present)
     if out.n_clusters[j] < max(setting.min_cases, 1):
