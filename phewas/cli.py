@@ -15,6 +15,7 @@ import typer
 from phewas import __version__
 from phewas.errors import PhewasError, disk_full
 from phewas.verbs import (
+    associate,
     cohorts,
     compare,
     embed,
@@ -311,6 +312,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
 app.command("probe")(probe.probe)
+app.command("associate")(associate.associate)
 app.command("reanalyse")(reanalyse.reanalyse)
 app.command("report")(reports.report)
 app.command("figures")(reports.figures)
