@@ -27,6 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from phewas.encoders.dropout import Dropout
+
 
 class SameConv1d(nn.Module):
     """Convolution whose output has ceil(samples / stride) samples, whatever the input length.
@@ -45,13 +47,49 @@ class SameConv1d(nn.Module):
         self.conv = nn.Conv1d(channels_in, channels_out, kernel_size, stride=stride, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [batch, channels_in, samples] to [batch, channels_out, ceil(samples / stride)]."""
+        """Map [batch, channels_in, samples] to [batch, channels_out, ceil(samples / stride)].
+
+        With an axis of one between channels and samples it stays there, and channels may lie last in memory.
+        """
         samples = x.shape[-1]
         out = -(-samples // self.stride)
         padding = max(0, (out - 1) * self.stride + self.kernel_size - samples)
+        if x.dim() == 4:
+            if padding % 2:
+                x, padding = functional.pad(x, (padding // 2, padding - padding // 2)), 0
+            return functional.conv2d(
+                x, self.conv.weight.unsqueeze(2), self.conv.bias, (1, self.stride), (0, padding // 2), (1, 1),
+                self.conv.groups,
+            )  # fmt: skip
         if padding:
             x = functional.pad(x, (padding // 2, padding - padding // 2))
         return self.conv(x)  # type: ignore[no-any-return]
+
+
+class TimeNorm(nn.BatchNorm1d):
+    """Batch normalisation of [batch, channels, samples], or with an axis of one before the samples."""
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.dim() not in (3, 4):
+            raise ValueError(f"expected 3 or 4 axes, got {x.dim()}")
+
+
+def stem(conv: SameConv1d, x: Tensor) -> Tensor:
+    """Apply a network's first convolution and lay out its output as the convolutions after it want it.
+
+    Fast convolutions want channels side by side in memory, and only a tensor of four axes can say so: with three, each
+    copies its input and output. A training step of AnyPPG takes half of the time with it on an H200 (bf16), and three
+    quarters on a processor. `phewas.encoders.fast` does the same for use without gradients on a processor.
+
+    Returns
+    -------
+    Tensor
+        float [batch, channels, 1, samples] with channels last in memory on a GPU and in training, otherwise
+        [batch, channels, samples].
+    """
+    if x.is_cuda or conv.training:
+        return conv(x.unsqueeze(2)).contiguous(memory_format=torch.channels_last)
+    return conv(x)
 
 
 def shortcut(identity: Tensor, *, stride: int, grow: int) -> Tensor:
@@ -71,10 +109,12 @@ def shortcut(identity: Tensor, *, stride: int, grow: int) -> Tensor:
     Tensor
         float [batch, channels + grow, ceil(samples / stride)].
     """
+    flat = identity.dim() == 4
     if stride > 1:
-        identity = functional.max_pool1d(functional.pad(identity, (0, stride - 1)), stride)
+        identity = functional.pad(identity, (0, stride - 1))
+        identity = functional.max_pool2d(identity, (1, stride)) if flat else functional.max_pool1d(identity, stride)
     if grow:
-        identity = functional.pad(identity, (0, 0, grow // 2, grow - grow // 2))
+        identity = functional.pad(identity, (0, 0, *((0, 0) if flat else ()), grow // 2, grow - grow // 2))
     return identity
 
 
@@ -106,17 +146,17 @@ class Block(nn.Module):
         super().__init__()
         self.stride, self.first, self.use_bn = stride, first, use_bn
         self.grow = channels_out - channels_in
-        self.bn1 = nn.BatchNorm1d(channels_in)
+        self.bn1 = TimeNorm(channels_in)
         self.conv1 = SameConv1d(channels_in, channels_out, 1)
-        self.bn2 = nn.BatchNorm1d(channels_out)
+        self.bn2 = TimeNorm(channels_out)
         self.conv2 = SameConv1d(
             channels_out, channels_out, kernel_size, stride=stride, groups=channels_out // group_width
         )
-        self.bn3 = nn.BatchNorm1d(channels_out)
+        self.bn3 = TimeNorm(channels_out)
         self.conv3 = SameConv1d(channels_out, channels_out, 1)
         self.se_fc1 = nn.Linear(channels_out, channels_out // 2)
         self.se_fc2 = nn.Linear(channels_out // 2, channels_out)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [batch, channels_in, samples] to [batch, channels_out, ceil(samples / stride)]."""
@@ -124,8 +164,9 @@ class Block(nn.Module):
         out = self.conv1(out)
         out = self.conv2(self._activated(self.bn2, out))
         out = self.conv3(self._activated(self.bn3, out))
-        squeeze = functional.silu(self.se_fc1(out.mean(-1)))
-        out = out * torch.sigmoid(self.se_fc2(squeeze)).unsqueeze(-1)
+        squeeze = functional.silu(self.se_fc1(out.flatten(2).mean(-1)))
+        gate = torch.sigmoid(self.se_fc2(squeeze))
+        out = out * gate.view(*gate.shape, *[1] * (out.dim() - 2))
         total: Tensor = out + shortcut(x, stride=self.stride, grow=self.grow)
         return total
 
@@ -194,7 +235,7 @@ class Net1D(nn.Module):
         super().__init__()
         self.use_bn = use_bn
         self.first_conv = SameConv1d(channels, base_filters, kernel_size, stride=stem_stride)
-        self.first_bn = nn.BatchNorm1d(base_filters)
+        self.first_bn = TimeNorm(base_filters)
         stages, width = [], base_filters
         for stage, (channels_out, count) in enumerate(zip(filters, blocks, strict=True)):
             row = []
@@ -220,11 +261,11 @@ class Net1D(nn.Module):
 
     def feature_map(self, x: Tensor) -> Tensor:
         """Map float32 [batch, channels, samples] to [batch, width, steps] before pooling."""
-        x = self.first_conv(x)
+        x = stem(self.first_conv, x)
         x = functional.silu(self.first_bn(x) if self.use_bn else x)
         for stage in self.stage_list:
             x = stage(x)
-        return x
+        return x.flatten(2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map float32 [batch, channels, samples], z-scored, to the embedding [batch, width]."""

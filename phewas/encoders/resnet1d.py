@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from phewas.encoders.net1d import SameConv1d, shortcut
+from phewas.encoders.dropout import Dropout
+from phewas.encoders.net1d import SameConv1d, TimeNorm, shortcut, stem
 
 EXPERT_WIDTH = 256
 INSTANCE_EPSILON = 1e-5
@@ -49,11 +50,11 @@ class Block(nn.Module):
         super().__init__()
         self.stride, self.first = stride, first
         self.grow = channels_out - channels_in
-        self.bn1 = nn.BatchNorm1d(channels_in)
+        self.bn1 = TimeNorm(channels_in)
         self.conv1 = SameConv1d(channels_in, channels_out, kernel_size, stride=stride)
-        self.bn2 = nn.BatchNorm1d(channels_out)
+        self.bn2 = TimeNorm(channels_out)
         self.conv2 = SameConv1d(channels_out, channels_out, kernel_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [batch, channels_in, samples] to [batch, channels_out, ceil(samples / stride)]."""
@@ -116,7 +117,7 @@ class ResNet1D(nn.Module):
         super().__init__()
         self.normalise_input, self.pool, self.output = normalise_input, pool, output
         self.first_block_conv = SameConv1d(channels, base_filters, kernel_size)
-        self.first_block_bn = nn.BatchNorm1d(base_filters)
+        self.first_block_bn = TimeNorm(base_filters)
         blocks, width = [], base_filters
         for number in range(n_blocks):
             channels_out = base_filters * 2 ** (number // double_every)
@@ -126,7 +127,7 @@ class ResNet1D(nn.Module):
             )
             width = channels_out
         self.basicblock_list = nn.ModuleList(blocks)
-        self.final_bn = nn.BatchNorm1d(width) if final_norm else None
+        self.final_bn = TimeNorm(width) if final_norm else None
         self.dense = nn.Linear(width, dense) if dense else None
         self.width = dense if output == "dense" else width
         if n_experts:
@@ -141,10 +142,10 @@ class ResNet1D(nn.Module):
             # Written out because torch's own refuses a window of one sample in training.
             centred = x - x.mean(-1, keepdim=True)
             x = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + INSTANCE_EPSILON)
-        x = functional.relu(self.first_block_bn(self.first_block_conv(x)))
+        x = functional.relu(self.first_block_bn(stem(self.first_block_conv, x)))
         for block in self.basicblock_list:
             x = block(x)
-        return functional.relu(self.final_bn(x)) if self.final_bn is not None else x
+        return (functional.relu(self.final_bn(x)) if self.final_bn is not None else x).flatten(2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map float32 [batch, channels, samples] to the embedding [batch, width]."""

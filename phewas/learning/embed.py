@@ -96,13 +96,15 @@ def vectors(
     LearningError
         An output is infinite, or NaN where the encoder may not miss a feature.
     """
-    out: list[NDArray[np.float32]] = []
-    size = batch_size(model, device)
+    out: list[torch.Tensor] = []
+    size, gpu = batch_size(model, device), device.type == "cuda"
     with torch.inference_mode(), cast(device, precision):
         for at in range(0, len(windows), size):
-            x = torch.from_numpy(np.ascontiguousarray(windows[at : at + size])).to(device).float()
-            out.append(model(x).float().cpu().numpy())
-    values = np.concatenate(out) if out else np.empty((0, 0), dtype=np.float32)
+            batch = torch.from_numpy(np.ascontiguousarray(windows[at : at + size]))
+            # A GPU is given the next batch while it works on this one: nothing here waits for it before the end.
+            x = batch.pin_memory().to(device, non_blocking=True) if gpu else batch
+            out.append(model(x.float()).float())
+        values = torch.cat(out).cpu().numpy() if out else np.empty((0, 0), dtype=np.float32)
     good = np.isfinite(values) | (np.isnan(values) if getattr(model, "may_miss", False) else False)
     if not good.all():
         raise LearningError(

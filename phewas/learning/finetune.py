@@ -202,7 +202,8 @@ def _optimizer(model: PhenomeModel, config: LearnConfig) -> torch.optim.Optimize
             some = [p for p in model.parameters() if (id(p) in own) == encoder and (p.dim() > 1) == decayed]
             decay = config.weight_decay if decayed else 0.0
             groups.append({"params": some, "weight_decay": decay, "of_encoder": encoder})
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0)
+    fused = next(model.parameters()).is_cuda  # one kernel for all parameters; torch's default has several for each
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, fused=fused)
 
 
 @dataclass

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from phewas.encoders import registry
+from phewas.encoders import net1d, registry
+from phewas.encoders.dropout import Dropout
 from phewas.encoders.net1d import Block, SameConv1d
 
 # AnyPPG, Table A1: parameters of the stem and of the six stages.
@@ -146,3 +149,51 @@ def test_dropout_acts_in_training_only():
     model = registry.get("anyppg").build()
     x = torch.randn(4, 1, 1250)
     assert not torch.allclose(model.train()(x), model(x))
+
+
+@pytest.mark.parametrize("odd", [1250, 777])
+def test_the_layout_in_memory_changes_neither_outputs_nor_gradients(anyppg, monkeypatch, odd):
+    model = copy.deepcopy(anyppg).double().train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    x = torch.randn(3, 1, odd, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = []
+    for plain in (False, True):
+        if plain:
+            monkeypatch.setattr(net1d, "stem", lambda conv, x: conv(x))
+        model.zero_grad()
+        steps = model.feature_map(x)
+        assert steps.dim() == 3
+        steps.square().sum().backward()
+        found.append([steps.detach()] + [p.grad.clone() for p in model.parameters() if p.grad is not None])
+    for here, there in zip(*found, strict=True):
+        torch.testing.assert_close(here, there, atol=1e-8, rtol=1e-8)
+
+
+def test_masks_cut_from_words_are_bernoulli_whatever_the_layout():
+    torch.manual_seed(0)
+    for p in (0.5, 0.25):
+        drop = Dropout(p).train()
+        x = torch.ones(50, 64, 1, 313).contiguous(memory_format=torch.channels_last).requires_grad_()
+        y = drop(x)
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        assert y.unique().tolist() == pytest.approx([0.0, 1 / (1 - p)])
+        n = x.numel()
+        for axis in (None, 0, 1, 3):  # of all, and of each window, channel and time
+            axes = [a for a in range(4) if a != axis]
+            share = (y == 0).double().mean(axes)
+            sd = (p * (1 - p) / (n / share.numel())) ** 0.5
+            assert ((share - p).abs() < 5 * sd).all()
+        flat = (y == 0).double().flatten() - p
+        for lag in (1, 2, 8, 64):  # neighbours within a word and across
+            assert abs((flat[lag:] * flat[:-lag]).mean()) < 5 * p * (1 - p) / n**0.5
+        y.sum().backward()
+        torch.testing.assert_close(x.grad, y.detach())
+        torch.manual_seed(1)
+        first = drop(x)
+        torch.manual_seed(1)
+        assert torch.equal(first, drop(x))
+    assert torch.equal(Dropout(0.5).eval()(x), x)
+    assert (Dropout(1.0).train()(x) == 0).all()
+    assert abs((Dropout(0.3).train()(x) == 0).double().mean() - 0.3) < 0.01
