@@ -48,6 +48,18 @@ def test_two_processes_have_the_gradients_and_losses_of_one(both, alone):
         torch.testing.assert_close(theirs["losses"], alone["losses"], rtol=2e-2, atol=1e-6, equal_nan=True)
 
 
+def test_after_the_death_of_one_the_model_is_the_undisturbed_one(both, tmp_path, capfd):
+    run, undisturbed = both
+    assert launch.launch([sys.executable, str(SCRIPT), str(run), str(tmp_path), "dies"], processes=2, restarts=1) == 0
+    assert (tmp_path / "died").exists()
+    assert "all begin again from the last checkpoint" in capfd.readouterr().err
+    models = [sorted((out / "work").glob("*.safetensors")) for out in (undisturbed, tmp_path)]
+    assert [f.name for f in models[0]] == [f.name for f in models[1]] != []
+    assert [f.read_bytes() for f in models[0]] == [f.read_bytes() for f in models[1]]
+    steps = [int(load_tensors(out / "rank-0.safetensors")["steps"]) for out in (undisturbed, tmp_path)]
+    assert steps[1] == steps[0] - 2  # those before the death were not taken again
+
+
 def test_gradients_are_those_of_torchs_own_wrapper_and_rows_come_back_in_order(both):
     for rank in (0, 1):
         found = json.loads((both[1] / f"rank-{rank}.json").read_text())

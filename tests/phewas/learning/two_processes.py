@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +22,8 @@ from phewas.segments.store import SegmentStore
 
 SPEC = registry.get("net1d-small")
 NO_DROPOUT = replace(SPEC, options=dict(SPEC.options) | {"dropout": 0.0})
-CONFIG = LearnConfig(epochs=1, batch_encounters=12, segments_per_encounter=2, head_lr=3e-3, part_segments=1000)
+CONFIG = LearnConfig(epochs=1, batch_encounters=12, segments_per_encounter=2, head_lr=3e-3, part_segments=1000,
+                     save_every_steps=1)  # fmt: skip
 
 
 def fitted(run: Path, folder: Path, group: distributed.Group) -> dict[str, torch.Tensor]:
@@ -45,7 +48,8 @@ def fitted(run: Path, folder: Path, group: distributed.Group) -> dict[str, torch
     )  # fmt: skip
     distributed.Group.add_gradients = real  # type: ignore[method-assign]
     history = (folder / "history.csv").read_text().splitlines()[1].split(",")
-    return steps[1] | {"losses": torch.tensor([float(v or "nan") for v in history])}
+    second = steps[1] if len(steps) > 1 else {}  # a fit that went on from a checkpoint may have none
+    return second | {"steps": torch.tensor(len(steps)), "losses": torch.tensor([float(v or "nan") for v in history])}
 
 
 def beside_torchs(group: distributed.Group) -> float:
@@ -68,6 +72,20 @@ def beside_torchs(group: distributed.Group) -> float:
     )
 
 
+def die_once(rank: int, mark: Path) -> None:
+    """Let the second process be killed in its third step, the first time only."""
+    real, calls = finetune.Fit.update, []
+
+    def update(self: finetune.Fit) -> None:
+        calls.append(1)
+        if rank == 1 and len(calls) == 3 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(self)
+
+    finetune.Fit.update = update  # type: ignore[method-assign]
+
+
 def main() -> None:
     run, out = Path(sys.argv[1]), Path(sys.argv[2])
     torch.set_num_threads(1)
@@ -79,6 +97,8 @@ def main() -> None:
         "torch": beside_torchs(group),
         "size": group.size,
     }
+    if "dies" in sys.argv[3:]:
+        die_once(group.rank, out / "died")
     state = fitted(run, out / "work", group)
     save_tensors(state, out / f"rank-{group.rank}.safetensors")
     (out / f"rank-{group.rank}.json").write_text(json.dumps(found))
