@@ -288,6 +288,9 @@ def strata(cohort: Cohort, patient_ids: Iterable[str]) -> dict[str, tuple[str, i
 def by_folds(folds: int, seed: int, cohort: Cohort) -> Sides:
     """Deal the patients into `folds` folds that are alike in sex, age band and number of diagnoses; see `strata`.
 
+    The cases of a phenotype do not decide its folds: p comes from exchanging labels between patients while the folds
+    stay (`phewas.stats.crossfit`), which is exact only for folds that would be the same for any labels.
+
     Raises
     ------
     SplitError

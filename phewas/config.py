@@ -116,7 +116,10 @@ class LearnConfig(Part):
     """How the encoder and its heads are fitted; the one place where the defaults of learning stand."""
 
     epochs: int = Field(20, ge=1, description="passes over the training encounters")
-    batch_encounters: int = Field(32, ge=1, description="encounters per step, over all devices")
+    batch_encounters: int | None = Field(
+        None, ge=1, description="encounters per step, over all devices; default: a 250th of the training encounters, "
+        "at least 32 and at most 256"
+    )  # fmt: skip
     segments_per_encounter: int = Field(20, ge=1, description="segments of each encounter per step")
     part_segments: int | None = Field(
         None, ge=1, description="segments that a device passes through the network at once; larger batches are cut "

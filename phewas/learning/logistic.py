@@ -19,7 +19,7 @@ from torch.nn import functional
 Floats = NDArray[np.float64]
 
 BLOCK_PHENOTYPES = {"cpu": 128, "cuda": 1024}
-BLOCK_ENTRIES = 262_144
+BLOCK_ENTRIES = {"cpu": 262_144, "cuda": 33_554_432}
 BLOCK_ROWS = {"cpu": 2048, "cuda": 65_536}  # on a processor, what stays in its cache between the two products
 MEMORY = 8  # past steps that shape the next one
 MAX_ITERATIONS = 300
@@ -81,7 +81,7 @@ def solve(
     """
     device = axes.z.device
     # Few rows: as many phenotypes at once as keep the block of that size.
-    size = max(BLOCK_PHENOTYPES.get(device.type, 256), BLOCK_ENTRIES // max(1, len(labels)))
+    size = max(BLOCK_PHENOTYPES.get(device.type, 256), BLOCK_ENTRIES.get(device.type, 262_144) // max(1, len(labels)))
     weights, biases, flags = [], [], []
     for at in range(0, labels.shape[1], size):
         part = slice(at, at + size)

@@ -27,7 +27,7 @@ Aggregate = Literal["mean", "mean_probability", "median"]
 KeepSegments = Callable[[NDArray[np.int64], Floats], None]
 
 # On a processor a small batch keeps the activations in its cache: 32 ran three times as fast as 512 (anyppg, 2 cores).
-BATCH_SEGMENTS = {"cpu": 32, "cuda": 1024}
+BATCH_SEGMENTS = {"cpu": 32, "cuda": 2048}
 BLOCK_ENCOUNTERS = 512
 HELD_SEGMENTS = 4096  # outputs that are held before they are averaged, besides those of one encounter
 

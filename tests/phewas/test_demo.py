@@ -40,6 +40,13 @@ def test_every_planted_effect_is_found(demo):
     assert (found["delta_low"] > 0).all()
 
 
+def test_planted_effects_rank_above_everything_else(demo):
+    scored = PhenotypeResults.read(demo).filter(pl.col("auc").is_not_null())
+    effects = {p.phecode.split(".")[0] for p in PLANTED if p.kind == "effect"}
+    planted = pl.col("phenotype").str.split(".").list.first().is_in(list(effects))
+    assert scored.filter(planted)["auc"].min() > scored.filter(~planted)["auc"].max()
+
+
 def test_no_null_is_found(demo):
     tested = PhenotypeResults.read(demo).filter(pl.col("status") == "tested")
     nulls = results_of(demo, "null", "sex")

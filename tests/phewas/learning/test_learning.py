@@ -99,6 +99,10 @@ def test_the_learning_rate_rises_and_falls():
     assert factors[-1] < 0.01
 
 
+def test_a_batch_grows_with_the_cohort_within_bounds():
+    assert [finetune.batch_for(n) for n in (1, 600, 25_000, 59_265, 10**6)] == [32, 32, 100, 237, 256]
+
+
 # --- fine-tuning ----------------------------------------------------------------------------------------------------
 
 
