@@ -337,3 +337,16 @@ def test_pretrained_weights_are_the_start(tmp_path):
     assert not torch.equal(
         build_encoder(SPEC, weights=None, seed=0).first_conv.conv.weight, model.first_conv.conv.weight
     )
+
+
+def test_tensorboard_is_given_what_the_history_holds(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = write_run(tmp_path / "board")
+    learn(job(run, config=CONFIG.model_copy(update={"tensorboard": True})))
+    board = accumulator.EventAccumulator(str(run / "logs" / "learn" / "tensorboard"))
+    board.Reload()
+    history = pl.read_csv(run / "model" / "history.csv")
+    for name in ("train_loss", "tuning_loss", "learning_rate"):
+        events = board.Scalars(name)
+        assert [e.step for e in events] == history["epoch"].to_list()
+        np.testing.assert_allclose([e.value for e in events], history[name], rtol=1e-5)
