@@ -1,7 +1,7 @@
-"""Known encoders in a form that answers faster with the same outputs, for use without gradients on a processor.
+"""Known encoders in a form that answers faster with the same outputs, for use without gradients.
 
 For `Net1D`: normalisation that follows a convolution is folded into its weights; activations keep their channels
-side by side in memory (what the processor's convolutions work fastest on), and are overwritten in place; the identity
+side by side in memory (what convolutions work fastest on), and are overwritten in place; the identity
 is pooled by comparing neighbours. Outputs agree with the plain module to about 1e-5; nothing is approximated.
 """
 
@@ -65,7 +65,7 @@ class FoldedConv(nn.Module):
         super().__init__()
         self.kernel_size, self.stride, self.groups = conv.kernel_size, conv.stride, conv.conv.groups
         weight, bias = conv.conv.weight.detach(), conv.conv.bias
-        shift = torch.zeros(len(weight)) if bias is None else bias.detach()
+        shift = weight.new_zeros(len(weight)) if bias is None else bias.detach()
         if norm is not None:
             scale, offset = affine(norm)
             weight, shift = weight * scale[:, None, None], shift * scale + offset
@@ -114,7 +114,8 @@ class FastBlock(nn.Module):
         """Map float32 [batch, channels_in, 1, samples] to [batch, channels_out, 1, ceil(samples / stride)]."""
         out = x
         if not self.first:
-            out = torch.addcmul(self.offset, x, self.scale) if self.normalised else x.clone()
+            scale, offset = self.scale.to(x.dtype), self.offset.to(x.dtype)
+            out = torch.addcmul(offset, x, scale) if self.normalised else x.clone()
             out = functional.silu(out, inplace=True)
         out = functional.silu(self.conv1(out), inplace=True)
         out = functional.silu(self.conv2(out), inplace=True)

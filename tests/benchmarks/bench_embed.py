@@ -29,11 +29,11 @@ from phewas.learning.embed import vectors
 from phewas.learning.predict import batch_size, for_inference
 from phewas.rundir import write_npy, write_parquet
 from phewas.schema import Windows
-from phewas.segments.store import SegmentStore, contract_folder
+from phewas.segments.store import SegmentStore, contract_folder, of_channel
 
 WINDOW_S = 10.0
 PUBLISHED = 512
-BATCHES = (8, 16, 32, 64, 128, PUBLISHED)
+BATCHES = {"cpu": (8, 16, 32, 64, 128, PUBLISHED), "cuda": (PUBLISHED, 1024, 2048, 4096)}
 
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -56,7 +56,12 @@ def stored(folder: Path, spec: registry.EncoderSpec, values: np.ndarray) -> Segm
     at = contract_folder(folder, spec.contract)
     rows = [{"segment_id": f"r:{k}", "encounter_id": f"e{k // 20}", "patient_id": f"p{k // 20}", "recording_id": "r",
              "start_sample": k, "draw": k} for k in range(len(values))]  # fmt: skip
-    write_parquet(pl.DataFrame(rows, schema=Windows.dtypes(), orient="row"), at / "index.parquet")
+    table = pl.DataFrame(rows, schema=Windows.dtypes(), orient="row")
+    if not spec.contract.standardised:  # what the network is given is put back from these
+        of_each = [of_channel(name, spec.contract.channels, c) for name in ("scale", "offset")
+                   for c in spec.contract.channels]  # fmt: skip
+        table = table.with_columns(pl.lit(float(name.startswith("scale"))).alias(name) for name in of_each)
+    write_parquet(table, at / "index.parquet")
     for place, channel in enumerate(spec.contract.channels):
         write_npy(values[:, place].astype(np.float16), at / channel / "shard-00000.npy")
     return SegmentStore.open(folder, spec.contract)
@@ -78,7 +83,7 @@ def measure(name: str, windows: int, device: torch.device) -> str:
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    rates = {size: rate(lambda size=size: forward(plain, size), windows) for size in BATCHES}  # type: ignore[misc]
+    rates = {size: rate(lambda size=size: forward(plain, size), windows) for size in BATCHES[device.type]}  # type: ignore[misc]
     best = max(rates, key=rates.__getitem__)
     quick = for_inference(plain, device)
     own = batch_size(quick, device)
