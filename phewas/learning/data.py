@@ -85,6 +85,11 @@ def draw_windows(
     return rows[order], owner[order]
 
 
+def on_device(x: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of this processor on a device; on the way to a GPU nothing waits."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+
+
 class Windows:
     """The windows of a store, fetched to a device by row number.
 
@@ -136,7 +141,7 @@ class Windows:
         where = torch.from_numpy(rows).to(self.device)
         if self.kept is not None:
             return self.finish(self.kept.index_select(0, where), where)
-        return self.finish(torch.from_numpy(self.store.stored(rows)).to(self.device), where)
+        return self.finish(on_device(torch.from_numpy(self.store.stored(rows)), self.device), where)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from torch import nn
 
 from phewas.encoders.registry import EncoderSpec
 from phewas.errors import LearningError
+from phewas.learning.data import Windows, on_device
 from phewas.learning.model import build_encoder, torch_seed
 from phewas.learning.predict import batch_size, for_inference
 from phewas.progress import progress
@@ -96,14 +97,29 @@ def vectors(
     LearningError
         An output is infinite, or NaN where the encoder may not miss a feature.
     """
-    out: list[torch.Tensor] = []
-    size, gpu = batch_size(model, device), device.type == "cuda"
+    size = batch_size(model, device)
+    batches = (
+        on_device(torch.from_numpy(np.ascontiguousarray(windows[at : at + size])), device).float()
+        for at in range(0, len(windows), size)
+    )
+    return _forward(model, batches, device=device, precision=precision)
+
+
+def store_vectors(
+    model: nn.Module, windows: Windows, rows: NDArray[np.int64], *, precision: Precision
+) -> NDArray[np.float32]:
+    """Return the embeddings of rows of a store, float32 [rows, width]; as `vectors` of its windows."""
+    size = batch_size(model, windows.device)
+    batches = (windows.fetch(rows[at : at + size]) for at in range(0, len(rows), size))
+    return _forward(model, batches, device=windows.device, precision=precision)
+
+
+def _forward(
+    model: nn.Module, batches: Iterable[torch.Tensor], *, device: torch.device, precision: Precision
+) -> NDArray[np.float32]:
+    # A GPU is given the next batch while it works on this one: nothing here waits for it before the end.
     with torch.inference_mode(), cast(device, precision):
-        for at in range(0, len(windows), size):
-            batch = torch.from_numpy(np.ascontiguousarray(windows[at : at + size]))
-            # A GPU is given the next batch while it works on this one: nothing here waits for it before the end.
-            x = batch.pin_memory().to(device, non_blocking=True) if gpu else batch
-            out.append(model(x.float()).float())
+        out = [model(x).float() for x in batches]
         values = torch.cat(out).cpu().numpy() if out else np.empty((0, 0), dtype=np.float32)
     good = np.isfinite(values) | (np.isnan(values) if getattr(model, "may_miss", False) else False)
     if not good.all():
@@ -145,13 +161,13 @@ def embed_store(job: Embed) -> Path:
         if stale != work:
             shutil.rmtree(stale)
     model = ready(job.spec, weights=job.weights, seed=job.seed, device=job.device)
+    windows = Windows(store, job.device, keep=False)
     parts = list(zip(store.bounds[:-1].tolist(), store.bounds[1:].tolist(), strict=True))
     with progress("embed", total=store.index.height, unit="segments") as advance:
         for number, (first, last) in enumerate(parts):
             file = work / "segments" / f"part-{number:05d}.parquet"
             if not file.is_file():
-                rows = np.arange(first, last)
-                values = vectors(model, store.gather(rows), device=job.device, precision=job.precision)
+                values = store_vectors(model, windows, np.arange(first, last), precision=job.precision)
                 table = store.index.slice(first, last - first).select("segment_id", "encounter_id", "patient_id")
                 write_parquet(table.with_columns(column(values)), file)
             advance(last - first, "")

@@ -5,7 +5,7 @@ Run: python tests/benchmarks/bench_embed.py [NAME ...] [--windows 512] [--device
 plain best, plain 512   the module as it is, eager, on resident tensors, in its best batch size and in the published
                         one of 512 (AnyPPG's chunk; about 240 a second on 2 cores)
 ours, resident          the form that inference uses (`for_inference`), on resident tensors, in its own batch size
-store                   `vectors` from a segment store on disk: read, convert, forward, collect; and its share of `ours`
+store                   `store_vectors`, from a segment store on disk to vectors on the host; its share of `ours`
 
 Segments per second, the best of three passes. Say beside the figures what else the machine was doing (`uptime`); on a
 busy one, OMP_NUM_THREADS=1 with --clock cpu gives segments per CPU second, which others blur less.
@@ -25,7 +25,8 @@ import polars as pl
 import torch
 
 from phewas.encoders import registry
-from phewas.learning.embed import vectors
+from phewas.learning.data import Windows as DeviceWindows
+from phewas.learning.embed import store_vectors
 from phewas.learning.predict import batch_size, for_inference
 from phewas.rundir import write_npy, write_parquet
 from phewas.schema import Windows
@@ -90,10 +91,10 @@ def measure(name: str, windows: int, device: torch.device) -> str:
     ours = rate(lambda: forward(quick, own), windows)
     with tempfile.TemporaryDirectory() as folder:
         store = stored(Path(folder), spec, values)
-        rows = np.arange(windows)
+        rows, from_disk = np.arange(windows), DeviceWindows(store, device, keep=False)
 
         def whole() -> None:
-            vectors(quick, store.gather(rows), device=device, precision="float32")
+            store_vectors(quick, from_disk, rows, precision="float32")
 
         from_store = rate(whole, windows)
     return (

@@ -90,15 +90,15 @@ def test_vectors_are_the_encoders_and_encounters_their_means(run):
 
 
 def test_a_killed_call_goes_on_with_the_shard_that_is_missing(run, monkeypatch, tmp_path_factory):
-    plain, calls = embed.vectors, []
+    plain, calls = embed.store_vectors, []
 
     def stops(*args, **options):
-        calls.append(len(args[1]))
+        calls.append(len(args[2]))
         if len(calls) == 2:
             raise KeyboardInterrupt
         return plain(*args, **options)
 
-    monkeypatch.setattr(embed, "vectors", stops)
+    monkeypatch.setattr(embed, "store_vectors", stops)
     with pytest.raises(KeyboardInterrupt):
         embed_store(job(run))
     assert not (run / "embeddings").exists()
