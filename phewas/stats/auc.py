@@ -107,6 +107,7 @@ class Moments:
     n_controls: Counts
     n_case_clusters: Counts
     n_control_clusters: Counts
+    n_clusters: Counts
     log_ways: Floats
 
 
@@ -119,7 +120,7 @@ def _moments(found: Sweep) -> Moments:
     return Moments(
         auc=found.auc, variance=found.variance, df=found.df, average_precision=found.average_precision,
         n_cases=found.n_cases, n_controls=found.n_controls, n_case_clusters=found.n_case_clusters,
-        n_control_clusters=found.n_control_clusters,
+        n_control_clusters=found.n_control_clusters, n_clusters=found.n_clusters,
         log_ways=log_ways(found.n_case_clusters, found.n_control_clusters, found.n_clusters),
     )
 

@@ -1,8 +1,8 @@
-"""AUC, patient-clustered variance and average precision of matrices larger than memory, in two passes over blocks of rows.
+"""AUC, clustered variance and average precision of matrices larger than memory, in two passes over blocks of rows.
 
-The first pass keeps the scores of the cases, the second counts between which of them each control falls; nothing else
-about a control needs to be kept but, for patients with rows in several blocks, a sum per patient and phenotype. All sums
-are whole numbers, so that the result is the same whatever the blocks are.
+The first pass keeps the scores of the cases, the second counts between which of them each control falls. Of a control
+nothing else needs to be kept but, for patients with rows in several blocks, a sum per patient and phenotype. All sums are
+whole numbers, so that the result is the same whatever the blocks are.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def stream_auc(
     level
         Confidence level in (0, 1).
     memory_mb
-        What cases and patients may take, in megabytes of 10^6 bytes. If it does not suffice for all phenotypes, they are
-        done in groups, each with two further passes. Blocks come on top.
+        What cases and patients may take, in megabytes of 10^6 bytes. If it does not suffice for all phenotypes, they
+        are done in groups, each with two further passes. Blocks come on top.
     compiled
         None: where numba is there; False: the NumPy path, with equal results.
     threads
@@ -95,8 +95,8 @@ def stream_auc(
 
     Notes
     -----
-    Memory is 32 bytes per case and phenotype, 12 per phenotype and patient whose rows span blocks, 9 per row and 30 per
-    patient. Rows sorted by patient leave hardly any such patient and need two passes; rows in random order are as exact.
+    Memory is 32 bytes per case and phenotype, 12 per phenotype and patient whose rows span blocks, 9 per row and 30
+    per patient. Rows sorted by patient leave hardly any such patient and need two passes; any other order is as exact.
 
     Examples
     --------
@@ -104,6 +104,15 @@ def stream_auc(
     >>> float(stream_auc(row_blocks(scores, labels, rows=3)).auc[0])
     0.75
     """
+    found = stream_moments(blocks, clusters=clusters, memory_mb=memory_mb, compiled=compiled, threads=threads)
+    return infer_moments(found, clustered=clusters is not None, level=level)
+
+
+def stream_moments(
+    blocks: Blocks, *, clusters: NDArray[Any] | None = None, memory_mb: int = 2_000, compiled: bool | None = None,
+    threads: int | None = None,
+) -> Moments:
+    """Return AUC, variance and counts for each column; arguments as for `stream_auc`."""
     use = COMPILED if compiled is None else compiled and COMPILED
     work = _Work(blocks, clusters, memory_mb * 10**6, use, threads)
     done: list[Shape] = []
@@ -113,7 +122,7 @@ def stream_auc(
         work.fold(group, start, stop)
         done += [finish(column, work.patients) for column in group]
         start = stop
-    return infer_moments(_moments(done), clustered=clusters is not None, level=level)
+    return _moments(done)
 
 
 def _moments(done: list[Shape]) -> Moments:
@@ -131,7 +140,7 @@ def _moments(done: list[Shape]) -> Moments:
     variance = floats("variance")
     variance = np.where(variance > ZERO_VARIANCE, variance, np.where(np.isnan(variance), np.nan, 0.0))
     return Moments(floats("auc"), variance, np.where(part10 + part01 > 0, df, np.nan), floats("average_precision"),
-                   counts("n_cases"), counts("n_controls"), i10, i01, log_ways(i10, i01, i_all))
+                   counts("n_cases"), counts("n_controls"), i10, i01, i_all, log_ways(i10, i01, i_all))
 
 
 @dataclass
@@ -149,7 +158,7 @@ class _Work:
     patients: Patients = field(init=False)
     cases: NDArray[np.int64] = field(init=False)
     controls: NDArray[np.int64] = field(init=False)
-    dtype: Any = np.dtype(np.float32)
+    dtype: Any = np.float32
 
     def __post_init__(self) -> None:
         n_rows = 0 if self.clusters is None else len(self.clusters)

@@ -1,4 +1,4 @@
-"""One phenotype of `phewas.stats.streaming`: its cases, the controls counted between them, and its variance at the end."""
+"""One phenotype of `phewas.stats.streaming`: its cases, the controls counted between them, its variance at the end."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Column:
             values, owners = values[order], owners[order]
         else:
             values = np.sort(values)
-        starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]])) if len(values) else np.empty(0, int)
+        starts = np.flatnonzero(np.concatenate([np.ones(min(len(values), 1), bool), values[1:] != values[:-1]]))
         left = np.append(len(values) - starts, 0).astype(np.int32)
         return cls(values[starts], left, owners, n_controls, n_spanning)
 
@@ -150,7 +150,7 @@ def finish(column: Column, patients: Patients) -> Shape:
     Sums over patients are exact whole numbers; each part of the variance is rounded once.
     """
     nan = float("nan")
-    m, n, d = int(column.left[0]), column.n_controls, len(column.distinct)
+    m, n = int(column.left[0]), column.n_controls
     owners = column.owners
     i01 = int(column.tally[5])
     k10 = np.bincount(owners, minlength=len(patients.single)) if len(patients.codes) else np.empty(0, dtype=np.int64)

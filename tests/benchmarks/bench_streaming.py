@@ -1,10 +1,10 @@
-"""Seconds and own memory of AUC, patient-clustered variance and AP streamed from memory maps, beside the pass in memory.
+"""Seconds and own memory of AUC, clustered variance and AP streamed from memory maps, beside the pass in memory.
 
 Run: python tests/benchmarks/bench_streaming.py [--rows 1000000] [--phenotypes 200] [--order sorted|random] [--check]
      [--folder DIR] [--memory-mb 2000]
 
-Makes two .npy files of made-up scores and labels (5 bytes a cell; prevalence 0.7 to 30 %, 10 % excluded, 1.3 encounters a
-patient) and deletes them. Own memory is what the process allocated (RssAnon), without pages of the files, which the
+Makes two .npy files of made-up scores and labels (5 bytes a cell; prevalence 0.7 to 30 %, 10 % excluded, 1.3 encounters
+a patient) and deletes them. Own memory is what the process allocated (RssAnon), without pages of the files, which the
 system drops when it likes. `--check` also computes all in memory and prints the largest differences.
 """
 
@@ -83,7 +83,8 @@ def main() -> None:
         wall, used = time.perf_counter() - wall, time.process_time() - used
         stop.set()
         watcher.join()
-        print(f"matrix: {asked.rows} x {asked.phenotypes}, patients {asked.order}, {n_threads()} threads, {passes} passes")
+        print(f"matrix: {asked.rows} x {asked.phenotypes}, patients {asked.order}, {n_threads()} threads, "
+              f"{passes} passes")
         print(f"streamed: wall {wall:.1f} s, processor {used:.1f} s, {1e9 * used / scores.size:.1f} ns a cell")
         print(f"own memory beyond the start: {most - before:.0f} MB")
         if asked.check:

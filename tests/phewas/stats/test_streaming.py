@@ -66,7 +66,8 @@ SHAPES = {
 def test_any_scores(shape):
     scores, labels, patients = example(400, 9)
     made = SHAPES[shape](scores)
-    agree(stream_auc(row_blocks(made, labels, rows=150), clusters=patients), auc_matrix(made, labels, clusters=patients))
+    agree(stream_auc(row_blocks(made, labels, rows=150), clusters=patients),
+          auc_matrix(made, labels, clusters=patients))
 
 
 @settings(max_examples=60, deadline=None)
@@ -93,7 +94,7 @@ def test_little_memory_makes_groups_of_columns(tmp_path):
     scores, labels, patients = example(2000, 40)
     np.save(tmp_path / "s.npy", scores)
     np.save(tmp_path / "l.npy", labels)
-    blocks = row_blocks(np.load(tmp_path / "s.npy", mmap_mode="r"), np.load(tmp_path / "l.npy", mmap_mode="r"), rows=300)
+    blocks = row_blocks(*(np.load(tmp_path / name, mmap_mode="r") for name in ("s.npy", "l.npy")), rows=300)
     passes = []
 
     def counted():
