@@ -1,8 +1,8 @@
 """AUC, clustered variance and average precision of matrices larger than memory, in two passes over blocks of rows.
 
 The first pass keeps the scores of the cases, the second counts between which of them each control falls. Of a control
-nothing else needs to be kept but, for patients with rows in several blocks, a sum per patient and phenotype. All sums are
-whole numbers, so that the result is the same whatever the blocks are.
+nothing else needs to be kept but, for patients with rows in several blocks, a sum per patient and phenotype. All sums
+are whole numbers, so that the result is the same whatever the blocks are.
 """
 
 from __future__ import annotations

@@ -127,6 +127,7 @@ def _judge(
     config = EvaluateConfig(unit="patient" if unit == "patient" else "encounter").model_copy(
         update={"min_train_case_patients": 0})
     window, cohort = "any", labels[0].stem if labels else ""
+    told: tuple[str, ...]
     if runs:
         joined = join_runs(runs, out)
         window, cohort = joined.label_window, " + ".join(run.resolve().name for run in runs)

@@ -83,13 +83,13 @@ def in_blocks(
 
     scratch = out / ".parts"
     try:
-        found = [[_as_parquet(file, scratch / f"{what}-{k}.parquet", key) for k, file in enumerate(files)]
-                 for what, files in (("predictions", predictions), ("labels", labels))]
-        large, told = open_large(*found, read_tables(patients, key), key=key, probabilities=probabilities)
+        scores, marks = ([_as_parquet(file, scratch / f"{what}-{k}.parquet", key) for k, file in enumerate(files)]
+                         for what, files in (("predictions", predictions), ("labels", labels)))
+        large, told = open_large(scores, marks, read_tables(patients, key), key=key, probabilities=probabilities)
         for warning in told:
             typer.echo(f"Note: {warning}")
-        typer.echo(f"Note: {len(large.rows):,} encounters by {len(large.names):,} phenotypes are read in blocks. Baseline, "
-                   "subgroups, curves, calibration, max-T and the page need all of them in memory and are left out.")
+        typer.echo(f"Note: {len(large.rows):,} encounters by {len(large.names):,} phenotypes are read in blocks. "
+                   "Baseline, subgroups, curves, calibration, max-T and the page need all in memory and are left out.")
         results = evaluate_large(large, config=config, phenotypes=phenotypes, vocabulary=vocabulary,
                                  memory_mb=memory_mb)
     finally:

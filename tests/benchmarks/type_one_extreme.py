@@ -6,8 +6,8 @@ Run: python tests/benchmarks/type_one_extreme.py [--replicates 1000000] [--patie
 Each replicate is a column of its own that goes through `phewas.stats.auc.auc_matrix` with patient ids. Scores are
 normal with an intraclass correlation of 0.7 within the patient; all encounters of a case patient are cases. Encounters:
 1, 2 or 4 each, or a geometric number (`uneven`, mean 2). `--spread` is the standard deviation of the case patients'
-scores over that of the others, which leaves the AUC at 0.5; only spread 1 is run with several encounters. One thread does
-about 500,000 replicates of 2,000 rows a minute.
+scores over that of the others, which leaves the AUC at 0.5; only spread 1 is run with several encounters. One thread
+does about 500,000 replicates of 2,000 rows a minute.
 """
 
 from __future__ import annotations
