@@ -76,8 +76,8 @@ def combine_tables(tables: Mapping[str, pl.DataFrame], *, small_cell: int = 11, 
     -------
     Combined
         `pooled`: one row per phenotype (and predictor) of any site: n_sites, estimate with bounds, p, q_fdr,
-        p_bonferroni, tau2, i2, q, q_p, prediction interval, common-effect estimate, counts, status. `sites`: one row
-        per site and phenotype with its estimate, weight and why it was left out.
+        p_bonferroni, tau2, i2, Cochran's Q and its p, prediction interval, common-effect estimate, counts, status.
+        `sites`: one row per site and phenotype with its estimate, weight and why it was left out.
 
     Raises
     ------
@@ -110,9 +110,13 @@ def combine_tables(tables: Mapping[str, pl.DataFrame], *, small_cell: int = 11, 
         mine = every.filter((pl.col("site") == site) & (pl.col("left_out") == "")).join(place, on=keys, how="left")
         effects[k, mine["column"].to_numpy()], variances[k, mine["column"].to_numpy()] = _effect(mine, kind, level)
     found = pool(effects, variances, level=level)
-    pooled = _pooled(names, every, found, kind, keys, small_cell=small_cell)
+    pooled = _pooled(names, every, found, kind, keys, small_cell=small_cell, level=level)
     sites = _sites(every, names, list(frames), found, kind, keys, small_cell=small_cell)
     tested = pooled.filter(pl.col("status") == "pooled")
+    notes.append("Sites are taken as independent: a patient of several counts in each.")
+    if len(frames) == 2:
+        notes.append("Two sites leave Hartung and Knapp's t one degree of freedom, hence wide intervals. The columns "
+                     "named common take the effect to be the same at both.")
     scale = "AUC above 0.5" if kind == "AUC" else "an effect"
     lines = [f"{len(frames)} sites, {names.height:,} {kind}s; {tested.height:,} pooled from two sites or more "
              f"({METHOD}).",
@@ -210,7 +214,8 @@ def _hidden(every: pl.Expr, *, small_cell: int) -> pl.Expr:
 
 
 def _pooled(
-    names: pl.DataFrame, every: pl.DataFrame, found: Pooled, kind: str, keys: list[str], *, small_cell: int
+    names: pl.DataFrame, every: pl.DataFrame, found: Pooled, kind: str, keys: list[str], *, small_cell: int,
+    level: float,
 ) -> pl.DataFrame:
     """Return the pooled rows."""
     used = every.filter(pl.col("left_out") == "")
@@ -223,13 +228,15 @@ def _pooled(
     family = found.n_sites > 1
     p = np.where(family, found.p, np.nan)
     status = np.where(family, "pooled", np.where(found.n_sites == 1, "one_site", "no_site"))
+    z = float(stats.norm.ppf(0.5 + level / 2))
     columns: dict[str, Any] = {"status": status.tolist(), "n_sites": found.n_sites, "effect": found.effect,
                                "se": found.se, "effect_low": found.low, "effect_high": found.high}
     if kind == "AUC":
         columns |= {name: special.expit(value) for name, value in (
             ("auc", found.effect), ("auc_low", found.low), ("auc_high", found.high),
             ("auc_prediction_low", found.prediction_low), ("auc_prediction_high", found.prediction_high),
-            ("auc_common", found.fixed_effect))}
+            ("auc_common", found.fixed_effect), ("auc_common_low", found.fixed_effect - z * found.fixed_se),
+            ("auc_common_high", found.fixed_effect + z * found.fixed_se))}
     else:
         columns |= {"prediction_low": found.prediction_low, "prediction_high": found.prediction_high,
                     "beta_common": found.fixed_effect, "SE_common": found.fixed_se}
@@ -239,7 +246,7 @@ def _pooled(
                         f"{ratio}_high": np.exp(found.high)}
     columns |= {"p_value": found.p, "neg_log10_p": found.neg_log10_p, "df": found.df,
                 "p_bonferroni": bonferroni(p, family=family), "q_fdr": benjamini_hochberg(p, family=family),
-                "tau2": found.tau2, "i2": found.i2, "q": found.q, "q_p": found.q_p}
+                "tau2": found.tau2, "i2": found.i2, "cochran_q": found.q, "cochran_p": found.q_p}
     frame = frame.with_columns(pl.Series(name, value) for name, value in columns.items())
     frame = frame.with_columns(method=pl.when(pl.col("status") == "pooled").then(pl.lit(METHOD)))
     frame = frame.join(counts, on=keys, how="left", maintain_order="left")

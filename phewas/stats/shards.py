@@ -167,12 +167,12 @@ def _write(
     Splits.write(splits, out)
     flow = pl.concat([Flow.read_all(run) for run in runs])
     Flow.write(flow.group_by("step", "unit", "reason", "kind", maintain_order=True).agg(pl.col("n_in", "n_out").sum())
-               .select(Flow.columns()), out)
+               .select(list(Flow.columns())), out)
     Rejects.write(pl.concat([Rejects.read(run) for run in runs]), out)
     # A patient of several parts counts in each here; nothing is computed from it.
     Unmapped.write(pl.concat([Unmapped.read(run) for run in runs]).group_by(
         "code", "vocabulary", "reason", maintain_order=True).agg(pl.col("n_rows", "n_patients").sum())
-        .select(Unmapped.columns()), out)
+        .select(list(Unmapped.columns())), out)
     write_json({"rule": "as in each part", "contamination": _contamination(runs), "note": "", "intersection": []},
                out / "cohort" / "disjointness.json")
     LabelRows.write(pl.concat(label_rows), out)
@@ -181,14 +181,14 @@ def _write(
     write_npy(marks, out / LABELS_PATH)
     side = pl.concat(rows).drop("split").join(splits.select("patient_id", "split"), on="patient_id", how="left",
                                               maintain_order="left")
-    PredictionRows.write(side.select(PredictionRows.columns()), out)
+    PredictionRows.write(side.select(list(PredictionRows.columns())), out)
     PredictionColumns.write(pl.DataFrame({"phenotype": heads[0]}), out)
     write_npy(_stacked(runs, LOGITS_PATH, heads), out / LOGITS_PATH)
     # Which phenotypes have the same labels is another question for all rows than for those of a part.
     same = describe_phenotypes(labelled[0], [np.ascontiguousarray(column).tobytes() for column in marks.T], None,
                                vocabulary="")
     Phenotypes.write(known[0].drop("same_as").join(same.select("phenotype", "same_as"), on="phenotype", how="left",
-                                                   maintain_order="left").select(Phenotypes.columns()), out)
+                                                   maintain_order="left").select(list(Phenotypes.columns())), out)
     model = runs[0] / "model" / "model.json"
     if model.is_file():
         write_json(json.loads(model.read_text(encoding="utf-8")), out / "model" / "model.json")

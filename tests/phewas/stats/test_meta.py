@@ -130,6 +130,7 @@ def test_coefficients_of_sites():
     assert row["OR"] == pytest.approx(np.exp(row["effect"]))
     told = combine_tables({"a": betas(), "b": betas(adjustment="age")}).notes
     assert "different covariates" in told[0]
+    assert "one degree of freedom" in told[-1]
 
 
 def test_mistakes_are_told():
