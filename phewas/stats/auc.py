@@ -107,6 +107,7 @@ class Moments:
     n_controls: Counts
     n_case_clusters: Counts
     n_control_clusters: Counts
+    n_clusters: Counts
     log_ways: Floats
 
 
@@ -119,12 +120,12 @@ def _moments(found: Sweep) -> Moments:
     return Moments(
         auc=found.auc, variance=found.variance, df=found.df, average_precision=found.average_precision,
         n_cases=found.n_cases, n_controls=found.n_controls, n_case_clusters=found.n_case_clusters,
-        n_control_clusters=found.n_control_clusters,
-        log_ways=_log_ways(found.n_case_clusters, found.n_control_clusters, found.n_clusters),
+        n_control_clusters=found.n_control_clusters, n_clusters=found.n_clusters,
+        log_ways=log_ways(found.n_case_clusters, found.n_control_clusters, found.n_clusters),
     )
 
 
-def _log_ways(i10: Counts, i01: Counts, i_all: Counts) -> Floats:
+def log_ways(i10: Counts, i01: Counts, i_all: Counts) -> Floats:
     """Return log of the binomial coefficient of patients with cases only among patients of one kind only."""
     only10, only01 = i_all - i01, i_all - i10
     return np.asarray(special.gammaln(only10 + only01 + 1) - special.gammaln(only10 + 1)
@@ -176,7 +177,7 @@ def auc_matrix(
     >>> float(result.auc[0])
     0.75
     """
-    return _infer(moments(scores, labels, clusters=clusters), clustered=clusters is not None, level=level)
+    return infer_moments(moments(scores, labels, clusters=clusters), clustered=clusters is not None, level=level)
 
 
 def auc_shares(
@@ -188,7 +189,7 @@ def auc_shares(
     """
     found = sweep(scores, labels, clusters=clusters, shares=True)
     assert found.shares is not None
-    return _infer(_moments(found), clustered=True, level=level), found.shares
+    return infer_moments(_moments(found), clustered=True, level=level), found.shares
 
 
 def auc(
@@ -198,7 +199,7 @@ def auc(
     return auc_matrix(np.asarray(score)[:, None], np.asarray(label)[:, None], clusters=clusters, level=level)
 
 
-def _infer(found: Moments, *, clustered: bool, level: float) -> Auc:
+def infer_moments(found: Moments, *, clustered: bool, level: float) -> Auc:
     """Turn moments into intervals and tests."""
     a, se = found.auc, np.sqrt(found.variance)
     zero = found.variance == 0

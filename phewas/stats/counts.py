@@ -66,13 +66,17 @@ def count(units: Units, phenotypes: pl.DataFrame, *, config: EvaluateConfig) -> 
         frame = frame.join(pl.concat(blocks), on="phenotype", how="left", maintain_order="left")
     else:
         frame = frame.with_columns(pl.lit(0, pl.Int64).alias(name) for name in COUNTS)
-    frame = frame.with_columns(pl.col(COUNTS[:-1]).fill_null(0))
+    return case_policy(frame.with_columns(pl.col(COUNTS[:-1]).fill_null(0)), list(units.head_of), config=config)
+
+
+def case_policy(counted: pl.DataFrame, predicted: list[str], *, config: EvaluateConfig) -> pl.DataFrame:
+    """Add `status` to counts per phenotype: tested, or why not; `predicted` are the phenotypes with a score."""
     least, train = config.min_case_patients, pl.col("n_train_case_patients")
-    return frame.with_columns(
+    return counted.with_columns(
         pl.when(pl.col("n_case_patients") == 0).then(pl.lit("no_cases"))
         .when(pl.col("n_case_patients") < least).then(pl.lit("too_few_cases"))
         .when(pl.col("n_control_patients") < least).then(pl.lit("too_few_controls"))
-        .when(~pl.col("phenotype").is_in(list(units.head_of))).then(pl.lit("too_few_training_cases"))
+        .when(~pl.col("phenotype").is_in(predicted)).then(pl.lit("too_few_training_cases"))
         .when(train.is_not_null() & (train < config.min_train_case_patients)).then(pl.lit("too_few_training_cases"))
         .otherwise(pl.lit("tested")).alias("status")
     )

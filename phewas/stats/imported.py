@@ -98,7 +98,7 @@ def import_predictions(
     a warning says so. Scores are kept as float32, like those of a run.
     """
     frames = {"predictions": predictions, "labels": labels} | ({} if patients is None else {"patients": patients})
-    frames = {name: _keyed(frame, key, name) for name, frame in frames.items()}
+    frames = {name: keyed(frame, key, name) for name, frame in frames.items()}
     predictions, labels = frames["predictions"], frames["labels"]
     people = _people(frames)
     warnings = []
@@ -140,7 +140,7 @@ def import_predictions(
                     tuple(warnings))
 
 
-def _keyed(frame: pl.DataFrame, key: str, name: str) -> pl.DataFrame:
+def keyed(frame: pl.DataFrame, key: str, name: str) -> pl.DataFrame:
     """Return the table with its key as text, having checked that it is there, filled and unique."""
     if key not in frame.columns:
         raise SchemaError(f"the {name} lack the column {key!r}", expected=f"one of {', '.join(frame.columns[:8])}",
@@ -235,21 +235,25 @@ def _labels(frame: pl.DataFrame, names: list[str]) -> NDArray[np.int8]:
 def _scores(frame: pl.DataFrame, names: list[str], *, probabilities: bool) -> NDArray[np.float32]:
     result = np.empty((frame.height, len(names)), dtype=np.float32)
     for j, name in enumerate(names):
-        column = frame[name]
-        value = column.cast(pl.Float64, strict=False).fill_null(float("nan")).to_numpy()
-        blank = column.null_count() + int((column == "").sum() if column.dtype == pl.String else 0)
-        if column.dtype.is_float():
-            blank += int(column.is_nan().sum() or 0)
-        if np.count_nonzero(np.isnan(value)) > blank:
-            raise SchemaError(f"predictions of {name!r} hold text", expected="numbers")
-        if probabilities:
-            known = value[~np.isnan(value)]
-            if len(known) and (known.min() < 0 or known.max() > 1):
-                raise SchemaError(f"predictions of {name!r} lie outside 0 to 1", expected="probabilities",
-                                  cure="leave --probabilities out")
-            value = special.logit(np.clip(value, 1e-37, 1 - 1e-16))
-        result[:, j] = value
+        result[:, j] = numbers(frame[name], name, probabilities=probabilities)
     return result
+
+
+def numbers(column: pl.Series, name: str, *, probabilities: bool) -> NDArray[np.float64]:
+    """Return predictions of one phenotype, NaN where blank; the logits of probabilities."""
+    value = column.cast(pl.Float64, strict=False).fill_null(float("nan")).to_numpy()
+    blank = column.null_count() + int((column == "").sum() if column.dtype == pl.String else 0)
+    if column.dtype.is_float():
+        blank += int(column.is_nan().sum() or 0)
+    if np.count_nonzero(np.isnan(value)) > blank:
+        raise SchemaError(f"predictions of {name!r} hold text", expected="numbers")
+    if probabilities:
+        known = value[~np.isnan(value)]
+        if len(known) and (known.min() < 0 or known.max() > 1):
+            raise SchemaError(f"predictions of {name!r} lie outside 0 to 1", expected="probabilities",
+                              cure="leave --probabilities out")
+        value = special.logit(np.clip(value, 1e-37, 1 - 1e-16))
+    return np.asarray(value, dtype=np.float64)
 
 
 def _write(
@@ -276,7 +280,8 @@ def _write(
                             "reason": "labelled, but not predicted"}]), run)
     Rejects.write(Rejects.empty(), run)
     Unmapped.write(Unmapped.empty(), run)
-    Phenotypes.write(_phenotypes(label_names, marks, phenotypes, vocabulary=vocabulary), run)
+    Phenotypes.write(describe_phenotypes(label_names, [np.ascontiguousarray(column).tobytes() for column in marks.T],
+                                         phenotypes, vocabulary=vocabulary), run)
     LabelRows.write(pl.DataFrame({"encounter_id": order}).join(
         base.select("encounter_id", "patient_id"), on="encounter_id", how="left", maintain_order="left"), run)
     LabelColumns.write(pl.DataFrame({"phenotype": label_names}), run)
@@ -291,14 +296,14 @@ def _write(
         write_json({"settings": {"loss": "plain"}}, run / "model" / "model.json")
 
 
-def _phenotypes(
-    names: list[str], marks: NDArray[np.int8], known: pl.DataFrame | None, *, vocabulary: str
+def describe_phenotypes(
+    names: list[str], prints: list[bytes], known: pl.DataFrame | None, *, vocabulary: str
 ) -> pl.DataFrame:
-    """Describe the phenotypes; known ones in the vocabulary's order, others after them in a chapter of their own."""
+    """Describe phenotypes by what the vocabulary knows of them; `prints` are equal where labels are."""
     digests: dict[bytes, str] = {}
     same: list[str | None] = []
     for j, name in enumerate(names):
-        first = digests.setdefault(np.ascontiguousarray(marks[:, j]).tobytes(), name)
+        first = digests.setdefault(prints[j], name)
         same.append(None if first == name else first)
     frame = pl.DataFrame({"phenotype": names, "same_as": same}, schema={"phenotype": pl.String, "same_as": pl.String})
     rows: dict[str, dict[str, Any]] = {}

@@ -17,11 +17,15 @@ import numpy as np
 from numba import njit, types
 from numpy.typing import NDArray
 
-TILE = 256
-"""Rows that are split into cases and controls before the next column is; 256 x 16 scores stay in the first cache."""
+TILE = 64
+"""Rows that are copied, column by column, before they are split into cases and controls: 64 x 16 scores stay in the
+first cache, and a plain copy waits for many cache lines at once."""
 
 FEW = 12
 """Values up to which the place is found one by one."""
+
+STRIDE = 512
+"""Scores whose steps are computed together, many to an instruction."""
 
 AREA, PRECISION, PART10, PART01, CROSS = range(5)
 """Rows of the numbers of a run: AUC, average precision, and three sums of the variance without its factors."""
@@ -51,49 +55,58 @@ def _split(  # type: ignore[no-untyped-def]
     last = n_rows + 1
     bad = -1
     with_rows = rows.shape[1] > 0
+    copy, marks = np.empty((width, TILE), dtype=scores.dtype), np.empty((width, TILE), dtype=np.int8)
     for c in range(width):
         found[0, c] = 0
         found[1, c] = 0
     for top in range(0, n_rows, TILE):
-        end = min(top + TILE, n_rows)
+        size = min(TILE, n_rows - top)
         for c in range(width):
-            m, n = found[0, c], found[1, c]
+            for i in range(size):
+                copy[c, i] = scores[top + i, first + c]
+                marks[c, i] = labels[top + i, first + c]
+        for c in range(width):
             wrong = 0
-            for i in range(top, end):
-                x = scores[i, first + c]
-                label = labels[i, first + c]
+            for i in range(size):
+                x, label = copy[c, i], marks[c, i]
+                wrong |= ((x != x) & (label >= 0)) | (label > 1) | (label < -1)
+            m, n = found[0, c], last - found[1, c]
+            for i in range(size):
+                x, label = copy[c, i], marks[c, i]
                 values[c, m] = x
-                values[c, last - n] = x
+                values[c, n] = x
                 if with_rows:
-                    rows[c, m] = i
-                    rows[c, last - n] = i
+                    rows[c, m] = top + i
+                    rows[c, n] = top + i
                 m += label == 1
-                n += label == 0
-                wrong += ((x != x) & (label >= 0)) | (label > 1) | (label < -1)
-            found[0, c], found[1, c] = m, n
+                n -= label == 0
+            found[0, c], found[1, c] = m, last - n
             if wrong and (bad < 0 or first + c < bad):
                 bad = first + c
     return bad
 
 
 @compiled
-def _sorted(positive, m, scratch, heads, n_steps, low, scale):  # type: ignore[no-untyped-def]
-    """Sort the cases into `scratch`: shared out over the steps of the table, then mended by insertion."""
-    for b in range(n_steps + 1):
+def _sorted(positive, m, scratch, heads, n_steps, edge):  # type: ignore[no-untyped-def]
+    """Sort the cases into `scratch`: shared out over the steps of the table, then mended by insertion.
+
+    `heads` becomes the place of the first case of each step. Returns the most cases of a step.
+    """
+    for b in range(n_steps + 2):
         heads[b] = 0
     for i in range(m):
-        heads[_step(positive[i], low, scale, n_steps) + 1] += np.int32(1)
+        heads[_step(positive[i], edge, n_steps) + 2] += np.int32(1)
     crowd = 0
-    for b in range(n_steps):
-        crowd = max(crowd, heads[b + 1])
-        heads[b + 1] += heads[b]
+    for b in range(2, n_steps + 2):
+        crowd = max(crowd, heads[b])
+        heads[b] += heads[b - 1]
     for i in range(m):
-        b = _step(positive[i], low, scale, n_steps)
+        b = _step(positive[i], edge, n_steps) + 1
         scratch[heads[b]] = positive[i]
         heads[b] += np.int32(1)
     if crowd > 32:
         scratch[:m] = np.sort(scratch[:m])
-        return
+        return crowd
     for i in range(1, m):
         x = scratch[i]
         k = i
@@ -101,12 +114,13 @@ def _sorted(positive, m, scratch, heads, n_steps, low, scale):  # type: ignore[n
             scratch[k] = scratch[k - 1]
             k -= 1
         scratch[k] = x
+    return crowd
 
 
 @compiled
-def _step(x, low, scale, n_steps):  # type: ignore[no-untyped-def]
-    """Return the step of a score; it never falls as the score grows."""
-    t = (np.float64(x) - low) * scale
+def _step(x, edge, n_steps):  # type: ignore[no-untyped-def]
+    """Return the step of a score; it never falls as the score grows. `edge` holds where steps begin and their scale."""
+    t = (x - edge[0]) * edge[1]
     if not t > 0.0:
         return 0
     if t >= n_steps:
@@ -115,34 +129,64 @@ def _step(x, low, scale, n_steps):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _place(values, start, stop, distinct, heads, steps, low, scale, n_steps, crowd):  # type: ignore[no-untyped-def]
-    """Turn ``steps[start:stop]`` into the number of distinct values that lie below each value, doubled, plus the tie.
+def _heads(distinct, d, heads, n_steps, edge):  # type: ignore[no-untyped-def]
+    """Fill `heads` with the place of the first value of each step; return the most values of a step."""
+    filled, crowd, alone = 0, 0, 0
+    for k in range(d):
+        b = _step(distinct[k], edge, n_steps)
+        alone += 1
+        if filled <= b:
+            alone = 1
+        crowd = max(crowd, alone)
+        while filled <= b:
+            heads[filled] = k
+            filled += 1
+    while filled <= n_steps:
+        heads[filled] = d
+        filled += 1
+    return crowd
+
+
+@compiled
+def _place(values, places, distinct, heads, edge, n_steps, crowd, counts):  # type: ignore[no-untyped-def]
+    """Fill `places` with the number of distinct values below each value, doubled, plus the tie, and count them.
 
     `distinct` ends with NaN. What lies at the head of the next step is above x, so that the search stops by itself.
+    Steps are computed as in `_step`, in the scores' own type.
     """
-    top = np.float64(n_steps - 1)
-    for i in range(start, stop):
-        steps[i] = np.int32(min(max((np.float64(values[i]) - low) * scale, 0.0), top)) if n_steps > 1 else 0
-    if crowd <= FEW:
-        for i in range(start, stop):
-            x = values[i]
-            k = np.uint32(heads[np.uint32(steps[i])])
-            k += np.uint32(distinct[k] < x)
-            while distinct[k] < x:
-                k += np.uint32(1)
-            steps[i] = np.int32(2 * k + (distinct[k] == x))
-        return
-    for i in range(start, stop):
-        x = values[i]
-        b = steps[i]
-        k, end = heads[b], heads[b + 1]
-        while k < end:
-            middle = (k + end) >> 1
-            if distinct[middle] < x:
-                k = middle + 1
-            else:
-                end = middle
-        steps[i] = 2 * k + (distinct[k] == x)
+    steps = np.empty(STRIDE, dtype=np.int32)
+    low, scale = edge[0], edge[1]
+    bottom, top = edge[2], edge[3]
+    for start in range(0, len(values), STRIDE):
+        part = values[start : start + STRIDE]
+        into = places[start : start + STRIDE]
+        for i in range(len(part)):
+            t = (part[i] - low) * scale
+            t = t if t > bottom else bottom
+            t = t if t < top else top
+            steps[i] = np.int32(t)
+        if crowd <= FEW:
+            for i in range(len(part)):
+                x = part[i]
+                k = np.uint32(heads[np.uint32(steps[i])])
+                k += np.uint32(distinct[k] < x)
+                while distinct[k] < x:
+                    k += np.uint32(1)
+                place = np.uint32(2 * k) + np.uint32(distinct[k] == x)
+                into[i] = place
+                counts[place] += np.int32(1)
+            continue
+        for i in range(len(part)):
+            x = part[i]
+            k, end = heads[steps[i]], heads[steps[i] + 1]
+            while k < end:
+                middle = (k + end) >> 1
+                if distinct[middle] < x:
+                    k = middle + 1
+                else:
+                    end = middle
+            into[i] = 2 * k + (distinct[k] == x)
+            counts[into[i]] += np.int32(1)
 
 
 @compiled
@@ -162,15 +206,22 @@ def _column(  # type: ignore[no-untyped-def]
         if x > high and x < np.inf:
             high = x
     n_steps = 256
-    while n_steps < 8 * m and n_steps < len(heads) - 1:
+    while n_steps < 4 * m and n_steps < len(heads) - 2:
         n_steps *= 2
-    scale = n_steps / (high - low) if high > low else 0.0
-    if not (scale > 0.0 and scale < np.inf):
-        low, scale, n_steps = 0.0, 0.0, 1
+    # Where steps begin, how many there are to a unit, the first and the last; all in the type of the scores.
+    edge = np.zeros(4, dtype=values.dtype)
+    edge[0] = low
+    edge[1] = n_steps / (high - low) if high > low else 0.0
+    if not (edge[1] > 0.0 and edge[1] < np.inf):
+        edge[0], edge[1], n_steps = 0.0, 0.0, 1
+    edge[3] = n_steps - 1
     if n_steps == 1:
+        # One step for everything: halving.
         scratch[:m] = np.sort(values[:m])
+        crowd = FEW + 1
+        heads[0], heads[1] = 0, m
     else:
-        _sorted(values, m, scratch, heads, n_steps, low, scale)
+        crowd = _sorted(values, m, scratch, heads, n_steps, edge)
 
     d = 0
     weight[0] = 1
@@ -181,33 +232,18 @@ def _column(  # type: ignore[no-untyped-def]
             weight[d] = 0
         weight[d] += 1
     d += 1
-    filled, crowd, alone = 0, 0, 0
-    for k in range(d):
-        b = _step(scratch[k], low, scale, n_steps)
-        alone += 1
-        if filled <= b:
-            alone = 1
-        crowd = max(crowd, alone)
-        while filled <= b:
-            heads[filled] = k
-            filled += 1
-    while filled <= n_steps:
-        heads[filled] = d
-        filled += 1
-    if n_steps == 1:
-        # One step for everything: halving.
-        crowd = FEW + 1
+    if d < m:
+        crowd = max(_heads(scratch, d, heads, n_steps, edge), crowd if n_steps == 1 else 0)
     # What lies above the last value is found at d, which equals no control.
     scratch[d] = np.nan
 
-    for b in range(2 * d + 1):
-        counts[b] = 0
+    counts[: 2 * d + 1] = 0
     first = last - n + 1
-    _place(values, first, last + 1, scratch, heads, places, low, scale, n_steps, crowd)
-    for i in range(first, last + 1):
-        counts[places[i]] += np.int32(1)
     if with_cases:
-        _place(values, 0, m, scratch, heads, places, low, scale, n_steps, crowd)
+        # Counted too, and forgotten: what is kept of a case is its place.
+        _place(values[:m], places[:m], scratch, heads, edge, n_steps, crowd, counts)
+        counts[: 2 * d + 1] = 0
+    _place(values[first:], places[first:], scratch, heads, edge, n_steps, crowd, counts)
 
     total, below, precision, left = 0, 0, 0.0, m
     for k in range(d):
@@ -292,7 +328,7 @@ def _run(  # type: ignore[no-untyped-def]
     places = np.empty(n_rows + 2, dtype=np.int32)
     places_b = np.empty(n_rows + 2 if paired else 0, dtype=np.int32)
     sums, seen = np.zeros(2 * n_clusters), np.zeros(n_clusters, dtype=np.uint8)
-    heads = np.empty(65_537, dtype=np.int32)
+    heads = np.empty(65_538, dtype=np.int32)
     nothing = np.empty((width, 0), dtype=np.int32)
     ends = np.zeros((2, width), dtype=np.int64)
     room = 0

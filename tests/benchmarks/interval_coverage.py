@@ -67,8 +67,9 @@ def split(replicates: int) -> None:
 
 def crossfit(replicates: int, *, n: int = 219, width: int = 16, draws: int = 199) -> None:
     rng = np.random.default_rng(2)
-    for cases in (20, 54):
-        for effect in (0.0, 0.9):
+    for cases, planted in ((20, 1.08), (54, 0.97)):
+        # The shift of one feature that brings the cross-fitted AUC to 0.70; ridge and five folds cost some of it.
+        for effect in (0.0, planted):
             areas, bounds, p = [], [], []
             for k in range(replicates):
                 label = np.zeros((n, 1), dtype=np.int8)
