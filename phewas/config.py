@@ -189,6 +189,19 @@ class EvaluateConfig(Part):
         ["sex", "age", "race", "ethnicity", "visit_type"],
         description="variables within whose groups AUCs are given; also src_ columns of the encounters",
     )
+    rivals: list[Literal["vitals", "utilisation", "acquisition", "pulse-features"]] = Field(
+        ["vitals", "utilisation", "acquisition"],
+        description="what the encoder is held against besides age and sex, where the cohort offers it; pulse-features "
+        "measures every window once more"
+    )  # fmt: skip
+    vitals: list[str] | None = Field(
+        None, description="rival vitals: columns of the encounters (without src_) known when the signal begins; "
+        "default: the cohort's card"
+    )  # fmt: skip
+    arrival: list[str] | None = Field(
+        None, description="rival acquisition: columns of the encounters that say how patients arrive; default: the "
+        "cohort's card"
+    )  # fmt: skip
     age_bands: list[float] = Field([40, 60, 75], description="years at which age groups begin")
 
 

@@ -25,6 +25,7 @@ from phewas.schema.results import (
     Subgroups,
     Table1,
 )
+from phewas.schema.rivals import RivalInputs, Rivals
 from phewas.schema.tables import DATETIME, Chain, Column, Table
 
 __all__ = [
@@ -61,6 +62,8 @@ __all__ = [
     "PredictionRows",
     "Recordings",
     "Rejects",
+    "RivalInputs",
+    "Rivals",
     "Shift",
     "Specificity",
     "Splits",
