@@ -10,7 +10,7 @@ import polars as pl
 
 from phewas.plan import Plan
 from phewas.rundir import RunDirectory, digest_of, write_json, write_parquet
-from phewas.schema import Encounters
+from phewas.schema import Encounters, Windows
 
 if TYPE_CHECKING:
     from phewas.encoders.registry import EncoderSpec
@@ -26,12 +26,12 @@ def inputs(made: Plan) -> list[Inputs]:
 
     All learn from encounters that have windows, as the encoder does.
     """
-    from phewas.segments.store import contract_folder
+    from phewas.segments.store import windows_file
     from phewas.stats import rival_inputs
 
     config, card, contract = made.config.evaluate, made.source.card, made.spec.contract
-    index = contract_folder(made.out, contract) / "index.parquet"
-    windows = pl.read_parquet(index, hive_partitioning=False)
+    chosen = windows_file(made.out, window_s=made.window_s, channels=contract.channels)
+    windows = Windows.check(pl.read_parquet(chosen, hive_partitioning=False))
     most = made.config.segments.n_segments
     found = []
     for rival in dict.fromkeys(config.rivals):

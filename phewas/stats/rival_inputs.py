@@ -22,8 +22,9 @@ Texts = NDArray[np.str_]
 NUMERIC_SHARE = 0.9
 """Share of a text column's values that must read as numbers for it to enter as a number."""
 
-# What depends on the wave itself is no property of the recording: the pulse rate, and how alike the beats are.
-QUALITY = ("q_invalid", "q_flat", "q_saturated", "q_wrapped")
+# What depends on the wave itself is no property of the recording: the pulse rate, how alike the beats are, and the
+# level and spread of the raw window, which an other shape of the wave changes, too.
+QUALITY = ("q_invalid", "q_flat", "q_saturated", "q_wrapped", "q_step")
 
 
 @dataclass(frozen=True)
@@ -202,17 +203,16 @@ def acquisition(
 ) -> Inputs:
     """Return the rival ``acquisition``: how the signal came about, and nothing of its shape.
 
-    Segments, recordings and recorded seconds of the encoder's channels (logarithms), the shares of missing, flat,
-    clipped and overflowing samples, the sampling rate, the kind of file, the hour at which recording began, how the
-    patient arrived (`columns`); of channels without a physical unit (all but an ECG's) also level and spread of the raw
-    windows, in which a gain would show and which the standardised window has lost.
+    Segments, recordings and recorded seconds of the encounter's channels (logarithms), the shares of missing, flat,
+    clipped and overflowing samples, the step of digitisation (its logarithm: the gain shows in it), the sampling rate,
+    the kind of file, the hour at which recording began, and how the patient arrived (`columns`).
 
     Parameters
     ----------
     run
         The run directory.
     windows
-        `phewas.schema.Windows`, with ``offset`` and ``scale`` where the store's index is given.
+        `phewas.schema.Windows`.
     channels
         Of the encoder, the first with plain column names.
     columns
@@ -229,14 +229,10 @@ def acquisition(
         file=suffix.drop_nulls().sort().first())
     count = pl.len() if most is None else pl.min_horizontal(pl.len(), pl.lit(most))
     suffixes = ["", *(f"_{channel}" for channel in channels[1:])]
-    quality = [f"{name}{end}" for name in QUALITY for end in suffixes]
-    raw = [f"{name}{end}" for end, channel in zip(suffixes, channels, strict=True) for name in ("offset", "scale")
-           if not channel.startswith("ECG")]
-    measured = [name for name in [*quality, *raw] if name in windows.columns]
-    means = [pl.col(name).cast(pl.Float64).fill_nan(None).mean() for name in measured]
+    measured = [f"{name}{end}" for name in QUALITY for end in suffixes if f"{name}{end}" in windows.columns]
+    values = {name: pl.col(name).cast(pl.Float64).fill_nan(None) for name in measured}
+    means = [(value.log() if name.startswith("q_step") else value).mean() for name, value in values.items()]
     seen = windows.group_by("encounter_id").agg(count.log1p().alias("segments"), *means)
-    scales = [name for name in measured if name.startswith("scale")]
-    seen = seen.with_columns(pl.when(pl.col(name) > 0).then(pl.col(name).log()).alias(name) for name in scales)
     joined = rows.join(stored, on="encounter_id", how="left", maintain_order="left").join(
         seen, on="encounter_id", how="left", maintain_order="left")
     there = [name for name in columns if f"src_{name}" in rows.columns]
