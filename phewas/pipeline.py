@@ -268,6 +268,8 @@ def _evaluate(made: Plan, _: str) -> None:
     from phewas import rivalstep
     from phewas.cohorts import heldout
     from phewas.learning.probe import Prepared
+    from phewas.mappings import vocabulary
+    from phewas.mappings.controls import controls
     from phewas.stats.evaluate import evaluate
 
     heldout.verify(made.out)
@@ -277,6 +279,8 @@ def _evaluate(made: Plan, _: str) -> None:
         config=made.config.evaluate,
         seed=made.config.seed,
         label_window=made.config.phenotypes.label_window,
+        controls=controls(vocabulary.load(made.config.phenotypes.vocabulary),
+                          file=made.config.evaluate.controls_file),
         rivals=rivalstep.inputs(made),
         prepare=Prepared.of,
     )

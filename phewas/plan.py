@@ -169,7 +169,7 @@ class Plan:
             case "evaluate":
                 window = {"label_window": config.phenotypes.label_window, "seed": config.seed}
                 told = {"card_vitals": list(card.vitals), "card_arrival": list(card.arrival)}
-                return config.evaluate.model_dump() | window | told
+                return config.evaluate.dependencies() | window | told
             case _:
                 return config.report.model_dump() | {"public": card.public}
 

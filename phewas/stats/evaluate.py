@@ -10,8 +10,17 @@ import polars as pl
 
 from phewas.config import EvaluateConfig
 from phewas.errors import ConfigError, SchemaError
-from phewas.schema import Multiplicity, PhenotypeResults, Phenotypes, RivalInputs, Rivals
+from phewas.schema import (
+    Controls,
+    ControlSummary,
+    Multiplicity,
+    PhenotypeResults,
+    Phenotypes,
+    RivalInputs,
+    Rivals,
+)
 from phewas.stats.assemble import Family, assemble
+from phewas.stats.controls import control_tables
 from phewas.stats.counts import count, representatives
 from phewas.stats.details import details
 from phewas.stats.estimates import estimate, infer, read_null
@@ -21,16 +30,17 @@ from phewas.stats.rival_inputs import Inputs
 from phewas.stats.rivals import FLAG, Prepare, explained, measures
 from phewas.stats.rivals import rivals as hold_against
 from phewas.stats.shift import write_shift
-from phewas.stats.summary import write_summary
+from phewas.stats.summary import Resampled, write_summary
 from phewas.stats.tails import Floats
 from phewas.stats.units import read_units
 
+CONTROL_COLUMNS = {"phenotype": pl.String, "kind": pl.String, "reason": pl.String}
 LABEL_WINDOWS = ("history", "through_visit", "any", "future")
 
 
 def evaluate(
     run: Path, *, config: EvaluateConfig, seed: int, label_window: str, rivals: Sequence[Inputs] = (),
-    prepare: Prepare | None = None,
+    prepare: Prepare | None = None, controls: pl.DataFrame | None = None,
 ) -> None:
     """Write the tables below ``results/`` of a run: phenotypes and everything in `phewas.schema.results`.
 
@@ -46,6 +56,8 @@ def evaluate(
         Which diagnoses made the labels: history, through_visit, any or future.
     rivals, prepare
         What each rival is told, and what makes its columns ready for fitting (`phewas.learning.probe.Prepared.of`).
+    controls
+        Control phenotypes: phenotype, kind, reason (`phewas.mappings.controls`).
 
     Raises
     ------
@@ -107,6 +119,11 @@ def evaluate(
     Multiplicity.write(multiplicity(own, joint, adjusted={
         "auc": _ways(found.encoder.p[members], joint.p[members]),
         "delta": _ways(found.difference.p[members], joint.delta_p[members])}), run)
+    seen = Resampled(results, drawn, names, factor, level=config.level)
+    listed_controls = pl.DataFrame(schema=CONTROL_COLUMNS) if controls is None else controls
+    each, summed = control_tables(results, listed_controls, seen, level=config.level)
+    Controls.write(each, run)
+    ControlSummary.write(summed, run)
     write_summary(run, results, units, config=config, drawn=drawn, names=names, factor=factor,
                   further=measures(against, dict(zip(names, members.tolist(), strict=True))))
     write_shift(run)
