@@ -42,7 +42,7 @@ def control_tables(
     above 0.5, or where more of their own lower bounds do than chance allows: binomial with (1 - level) / 2 each, taken
     as independent, p < 0.05. The AUC of the best negative control says nothing; the best of many is always high.
     """
-    table = results.join(listed, on="phenotype", how="inner", maintain_order="left").select(Controls.dtypes())
+    table = results.join(listed, on="phenotype", how="inner", maintain_order="left").select(list(Controls.dtypes()))
     member = results.filter(in_family())["phenotype"].to_list()
     z = float(stats.norm.ppf(0.5 + level / 2))
     rows: list[dict[str, Any]] = []
