@@ -78,15 +78,24 @@ def _rounded(frame: pl.DataFrame, *, places: int = 3) -> pl.DataFrame:
         *(pl.col(n).round(places) + 0.0 for n in rest), *(pl.col(n).round_sig_figs(3) for n in small))
 
 
+def _listed(beside: Beside) -> list[tuple[str, str, pl.DataFrame]]:
+    return [("rivals", "rivals.csv", beside.rivals), ("controls", "controls.csv", beside.controls),
+            ("net benefit", "net_benefit.csv", beside.benefit)]
+
+
+def files(beside: Beside) -> list[tuple[str, str]]:
+    """Return name and file of the tables that have rows."""
+    return [(name, file) for name, file, frame in _listed(beside) if frame.height]
+
+
 def write_tables(beside: Beside, folder: Path) -> None:
     """Write ``rivals.csv``, ``controls.csv`` and ``net_benefit.csv``, those that have rows; older ones are removed."""
-    for name, frame in (("rivals", beside.rivals), ("controls", beside.controls), ("net_benefit", beside.benefit)):
-        file = folder / f"{name}.csv"
+    for _, name, frame in _listed(beside):
         if frame.height:
-            with atomic(file) as handle:
+            with atomic(folder / name) as handle:
                 csv_safe(frame).write_csv(handle, quote_style="non_numeric")
         else:
-            file.unlink(missing_ok=True)
+            (folder / name).unlink(missing_ok=True)
 
 
 def rival_rows(beside: Beside, overview: pl.DataFrame) -> list[dict[str, Any]]:
@@ -141,11 +150,13 @@ def warnings(beside: Beside, protected: pl.DataFrame) -> list[str]:
     """Return what rivals and controls have to say on the first screen."""
     found = []
     tested = protected.filter(pl.col("status") == "tested")
-    n = tested.filter(pl.col("flags").str.contains(FLAG, literal=True)).height
-    if n:
+    flagged = tested.filter(pl.col("flags").str.contains(FLAG, literal=True))
+    if flagged.height:
+        seen = flagged.filter((pl.col("q_fdr") < 0.05) & (pl.col("auc") > 0.5)).height
         found.append(
-            f"{n:,} of {tested.height:,} tested phenotypes are told by how the signal was recorded, and the encoder is "
-            f"not shown to see more ({FLAG.replace('_', ' ')}): look at the rivals.")
+            f"{flagged.height:,} of {tested.height:,} tested phenotypes are told by how the signal was recorded, and "
+            f"the encoder is not shown to see more; {seen:,} of them count as seen better than chance. They carry the flag "
+            "“acquisition explains it”; see Rivals and controls.")
     for r in beside.summary.iter_rows(named=True):
         if r["kind"] == "negative" and r["looks_seen"]:
             median = "" if r["median_auc"] is None else f", median AUC {estimate_text(r['median_auc'])}"

@@ -89,14 +89,17 @@ def build(run: Path, *, meta: ReportMeta, small_cell: int, reference: Reference 
     cited = citations(meta, protected)
     listed = checklist({"subgroups": material.subgroups.height > 0, "table1": bool(table1), "shift": bool(compared),
                         "encoder": bool(meta.encoder_card)})
+    compared_with = beside.rival_rows(material.beside, material.overview)
     page = html.render(
         meta=meta, plotly=plotly_script(), figure_json=as_json(figure_data(material)),
         cards_packed=packed(cards(material)), **parts,
         warnings=_warnings(meta, protected, parts["disjointness"], segments=material.segments)
         + beside.warnings(material.beside, protected) + shift_warnings(compared),
-        rivals=beside.rival_rows(material.beside, material.overview),
+        rivals=compared_with,
         explained=beside.explained_rows(material.beside, protected), controls=beside.control_rows(material.beside),
-        benefit=material.beside.benefit.height > 0,
+        files=beside.files(material.beside),
+        past=any(row["name"] == "utilisation" and not row["reason"] for row in compared_with)
+        and not set(_distinct(protected, "label_window")) <= {"future"},
         shift=compared, table1=table1, table1_sides=sides,
         tiles=_tiles(material, parts["sides"]),
         overview=html.overview_rows(material.overview, small_cell=small_cell, rounded=parts["rounded"]),

@@ -236,13 +236,13 @@ def measures(table: pl.DataFrame, family: Mapping[str, bool]) -> list[tuple[str,
         significant = (pl.col("difference_q") < ALPHA).fill_null(value=False)
         key = str(rival).replace("-", "_")
         for name, condition, words in (
-            (f"n_with_{key}", pl.col("status") == "fitted", f"tested that the rival {rival} was fitted for"),
+            (f"n_with_{key}", pl.col("status") == "fitted", f"tested for which the rival {rival} was fitted"),
             (f"n_beats_{key}", significant & (pl.col("difference") > 0),
              f"tested with AUC above that of the rival {rival} at a false discovery rate of 5 %"),
             (f"n_below_{key}", significant & (pl.col("difference") < 0),
              f"tested with AUC below that of the rival {rival} at a false discovery rate of 5 %"),
             (f"n_explained_{key}", pl.col("explains").fill_null(value=False),
-             f"tested that the rival {rival} sees and the encoder is not shown to see better"),
+             f"tested that the rival {rival} sees, and of which the encoder is not shown to see more"),
         ):
             found.append((name, float(part.select(condition.sum()).item()), words))
     return found

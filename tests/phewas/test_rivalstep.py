@@ -20,7 +20,7 @@ RECORDED, RHYTHM = "272.1", "427.21"
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("mc-med") / "data"
-    made = options("demo", patients=330, longer_recorded=6.0, segment_max_s=400.0)
+    made = options("demo", patients=330, longer_recorded=3.0, segment_max_s=300.0)
     emulate_mcmed(root, options=made, seed=5, workers=1)
     return root
 
