@@ -155,7 +155,7 @@ def warnings(beside: Beside, protected: pl.DataFrame) -> list[str]:
         seen = flagged.filter((pl.col("q_fdr") < 0.05) & (pl.col("auc") > 0.5)).height
         found.append(
             f"{flagged.height:,} of {tested.height:,} tested phenotypes are told by how the signal was recorded, and "
-            f"the encoder is not shown to see more; {seen:,} of them count as seen better than chance. They carry the flag "
+            f"the encoder is not shown to see more; {seen:,} of them count as seen better than chance. Their flag is "
             "“acquisition explains it”; see Rivals and controls.")
     for r in beside.summary.iter_rows(named=True):
         if r["kind"] == "negative" and r["looks_seen"]:
