@@ -72,6 +72,7 @@ def evaluate(
     from phewas.config import EvaluateConfig
     from phewas.errors import PhewasError
     from phewas.mappings import vocabulary as vocabularies
+    from phewas.mappings.controls import controls
     from phewas.reports.build import build
     from phewas.reports.meta import ReportMeta
     from phewas.stats.evaluate import evaluate as judge
@@ -84,7 +85,7 @@ def evaluate(
     fresh = not out.exists()
     # Whoever made the model is not asked how many cases it learned from.
     config = EvaluateConfig(unit="patient" if unit == "patient" else "encounter").model_copy(
-        update={"min_train_case_patients": 0})
+        update={"min_train_case_patients": 0, "rivals": []})
     try:
         found = import_predictions(
             tables[0], tables[1], tables[2], run=out, phenotypes=None if known is None else known.phenotypes,
@@ -92,7 +93,7 @@ def evaluate(
             baseline=None if baseline is None else baseline != "none")
         for warning in found.warnings:
             typer.echo(f"Note: {warning}")
-        judge(out, config=config, seed=seed, label_window="any")
+        judge(out, config=config, seed=seed, label_window="any", controls=None if known is None else controls(known))
         page = build(out, small_cell=small_cell, meta=ReportMeta(
             cohort=labels.stem, encoder=name, version=__version__, heldout=RULE, seed=seed,
             command=shlex.join(["phewas", *sys.argv[1:]]), warnings=found.warnings,

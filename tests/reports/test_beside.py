@@ -73,7 +73,8 @@ def test_the_first_screen_says_what_rivals_and_controls_found(results, tables, m
     assert "acquisition explains it" in page
     assert "Disease 250.2" in section
     assert "Disease 911" not in section
-    quiet = {"control_summary": tables["control_summary"].with_columns(looks_seen=pl.lit(False), n_above=pl.lit(1, dtype=pl.Int64))}
+    one = pl.lit(1, dtype=pl.Int64)
+    quiet = {"control_summary": tables["control_summary"].with_columns(looks_seen=pl.lit(False), n_above=one)}
     page = build(make_run(results.with_columns(flags=pl.lit("")), **tables | quiet), meta=about, small_cell=11)
     text = page.read_text()
     assert "look seen" not in text
