@@ -50,6 +50,8 @@ class CohortCard:
     covariates
         Columns of the source (without ``src_``) that are known when the signal begins. Only these may ever stand beside
         the encoder as covariates; a column that is not listed is taken to be known only afterwards.
+    vitals, arrival
+        Those of the covariates that are vital signs, and those that say how the patient arrived.
     settings
         Parts of `phewas.config.RunConfig` (``learn``, ``segments``, ...) that this source's runs start from; a run's
         own settings win.
@@ -73,6 +75,8 @@ class CohortCard:
     mains_hz: int | None = None
     notes: tuple[str, ...] = ()
     covariates: tuple[str, ...] = ()
+    vitals: tuple[str, ...] = ()
+    arrival: tuple[str, ...] = ()
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -117,6 +121,10 @@ def load_card(path: Path) -> CohortCard:
         raise ConfigError(f"cohort card {path.name}: window_s and min_code_days must be positive")
     if card.mains_hz not in (None, 50, 60):
         raise ConfigError(f"cohort card {path.name}: mains_hz is {card.mains_hz}", expected="50 or 60")
+    late = [name for name in (*card.vitals, *card.arrival) if name not in card.covariates]
+    if late:
+        raise ConfigError(f"cohort card {path.name}: {', '.join(late)} is among vitals or arrival",
+                          expected="columns that are covariates, too: known when the signal begins")  # fmt: skip
     if card.fit not in ("finetune", "probe"):
         raise ConfigError(f"cohort card {path.name}: fit is {card.fit!r}", expected="finetune or probe")
     return card

@@ -192,7 +192,34 @@ class EvaluateConfig(Part):
         ["sex", "age", "race", "ethnicity", "visit_type"],
         description="variables within whose groups AUCs are given; also src_ columns of the encounters",
     )
+    rivals: list[Literal["vitals", "utilisation", "acquisition", "pulse-features"]] = Field(
+        ["vitals", "utilisation", "acquisition"],
+        description="what the encoder is held against besides age and sex, where the cohort offers it; pulse-features "
+        "measures every window once more"
+    )  # fmt: skip
+    vitals: list[str] | None = Field(
+        None, description="rival vitals: columns of the encounters (without src_) known when the signal begins; "
+        "default: the cohort's card"
+    )  # fmt: skip
+    arrival: list[str] | None = Field(
+        None, description="rival acquisition: columns of the encounters that say how patients arrive; default: the "
+        "cohort's card"
+    )  # fmt: skip
+    controls_file: FilePath | None = Field(
+        None, description="CSV of control phenotypes (phenotype, kind: negative or positive, reason) in place of ours"
+    )
+    net_benefit: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        [], description="probabilities from which one would act, such as [0.05, 0.1]: net benefit at each of them"
+    )
     age_bands: list[float] = Field([40, 60, 75], description="years at which age groups begin")
+
+
+    def dependencies(self) -> dict[str, Any]:
+        """Return what the results depend on, JSON-ready: a file by its sha256."""
+        from phewas.rundir import sha256_of
+
+        file = self.controls_file
+        return self.model_dump(mode="json") | {"controls_file": None if file is None else sha256_of(file)}
 
 
 class ReportConfig(Part):

@@ -27,7 +27,7 @@ WORDS = {
     "phenotypes": "map codes to phenotypes and label every encounter",
     "segments": "choose, filter and standardise windows",
     "learn": "fit the model and score the test side",
-    "evaluate": "AUCs, intervals, baseline and differences",
+    "evaluate": "AUCs, intervals, baseline, rivals and differences",
     "report": "table, figures and page",
 }
 

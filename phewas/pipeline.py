@@ -49,7 +49,7 @@ READS: dict[str, tuple[str, ...]] = {
     "phenotypes": ("cohort",),
     "segments": ("cohort",),
     "learn": ("segments", "phenotypes", "split"),
-    "evaluate": ("learn", "phenotypes", "split", "cohort"),
+    "evaluate": ("learn", "segments", "phenotypes", "split", "cohort"),
     "report": ("evaluate", "learn", "segments", "phenotypes", "split", "cohort"),
 }
 
@@ -265,15 +265,24 @@ def _learn(made: Plan, fingerprint: str) -> None:
 
 
 def _evaluate(made: Plan, _: str) -> None:
+    from phewas import rivalstep
     from phewas.cohorts import heldout
+    from phewas.learning.probe import Prepared
+    from phewas.mappings import vocabulary
+    from phewas.mappings.controls import controls
     from phewas.stats.evaluate import evaluate
 
     heldout.verify(made.out)
+    rivalstep.check_columns(made)
     evaluate(
         made.out,
         config=made.config.evaluate,
         seed=made.config.seed,
         label_window=made.config.phenotypes.label_window,
+        controls=controls(vocabulary.load(made.config.phenotypes.vocabulary),
+                          file=made.config.evaluate.controls_file),
+        rivals=rivalstep.inputs(made),
+        prepare=Prepared.of,
     )
     _tell_about(made)
 

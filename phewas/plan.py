@@ -168,7 +168,8 @@ class Plan:
                 }
             case "evaluate":
                 window = {"label_window": config.phenotypes.label_window, "seed": config.seed}
-                return config.evaluate.model_dump() | window
+                told = {"card_vitals": list(card.vitals), "card_arrival": list(card.arrival)}
+                return config.evaluate.dependencies() | window | told
             case _:
                 return config.report.model_dump() | {"public": card.public}
 

@@ -97,13 +97,13 @@ def adopt(made: Plan, directory: RunDirectory, fingerprint_of: Callable[[str], s
         if fingerprint is not None and other.is_current(step, fingerprint):
             record = other.manifest["steps"][step]
             for name in record["outputs"]:
-                _link(run / name, made.out / name)
+                link(run / name, made.out / name)
             directory.manifest["steps"][step] = record
             taken.append(step)
         elif step == "segments" and other.is_current(step, other.manifest["steps"][step]["fingerprint"]):
             for pattern in CHOICE:
                 for file in run.glob(pattern):
-                    _link(file, made.out / file.relative_to(run))
+                    link(file, made.out / file.relative_to(run))
     if "cohort" in taken:
         _own_data(made, run)
     directory.manifest["from"] = {"run": str(run.resolve()), "steps": taken}
@@ -117,10 +117,10 @@ def _own_data(made: Plan, run: Path) -> None:
     """Take over the recordings of a cohort that makes its own and keeps them in the run directory."""
     theirs, ours = (made.source.data_root(made.root, folder) for folder in (run, made.out))
     if ours.is_relative_to(made.out) and theirs.is_dir() and not ours.exists():
-        shutil.copytree(theirs, ours, copy_function=lambda a, b: _link(Path(a), Path(b)))
+        shutil.copytree(theirs, ours, copy_function=lambda a, b: link(Path(a), Path(b)))
 
 
-def _link(file: Path, to: Path) -> None:
+def link(file: Path, to: Path) -> None:
     """Give a file a second name, or copy it where that cannot be; every file of a run is replaced, never written to."""
     to.parent.mkdir(parents=True, exist_ok=True)
     to.unlink(missing_ok=True)

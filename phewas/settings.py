@@ -115,6 +115,10 @@ def resolve(
             given = merged.get(key)
             if options.get(key) is None and isinstance(given, str) and given != "random":
                 merged[key] = str(config.parent / Path(given).expanduser())
+        judged = merged.get("evaluate")
+        if isinstance(judged, Mapping) and isinstance(judged.get("controls_file"), str):
+            given = str(config.parent / Path(judged["controls_file"]).expanduser())
+            merged["evaluate"] = {**judged, "controls_file": given}
         labels = merged.get("phenotypes")
         if isinstance(labels, Mapping):
             files = {k: str(config.parent / Path(v).expanduser()) for k, v in labels.items() if k in TABLE_FILES}

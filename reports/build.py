@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from phewas.reports import flow, html, training
+from phewas.reports import beside, flow, html, training
 from phewas.reports import reference as published
 from phewas.reports.checklist import STATES, checklist, tally
 from phewas.reports.citations import citations
@@ -76,6 +76,7 @@ def build(run: Path, *, meta: ReportMeta, small_cell: int, reference: Reference 
     write_phenotypes(as_text(protected, small_cell=small_cell), report / "tables")
     write_longtable(protected, report / "tables", caption=f"AUC by phenotype: {title}.", small_cell=small_cell)
     note = SEGMENT_NOTE if material.segments else ""
+    beside.write_tables(material.beside, report / "tables")
     figure = manhattan(protected, title=title, note=note)
     write_figure(figure, report / "figures" / "manhattan_auc", formats=("png", "pdf"))
     parts = _people(run, material, small_cell=small_cell)
@@ -88,11 +89,17 @@ def build(run: Path, *, meta: ReportMeta, small_cell: int, reference: Reference 
     cited = citations(meta, protected)
     listed = checklist({"subgroups": material.subgroups.height > 0, "table1": bool(table1), "shift": bool(compared),
                         "encoder": bool(meta.encoder_card)})
+    compared_with = beside.rival_rows(material.beside, material.overview)
     page = html.render(
         meta=meta, plotly=plotly_script(), figure_json=as_json(figure_data(material)),
         cards_packed=packed(cards(material)), **parts,
         warnings=_warnings(meta, protected, parts["disjointness"], segments=material.segments)
-        + shift_warnings(compared),
+        + beside.warnings(material.beside, protected) + shift_warnings(compared),
+        rivals=compared_with,
+        explained=beside.explained_rows(material.beside, protected), controls=beside.control_rows(material.beside),
+        files=beside.files(material.beside),
+        past=any(row["name"] == "utilisation" and not row["reason"] for row in compared_with)
+        and not set(_distinct(protected, "label_window")) <= {"future"},
         shift=compared, table1=table1, table1_sides=sides,
         tiles=_tiles(material, parts["sides"]),
         overview=html.overview_rows(material.overview, small_cell=small_cell, rounded=parts["rounded"]),

@@ -21,7 +21,7 @@ from phewas.reports.tables import ROUNDED, estimate_text, interval_text, p_text,
 
 CELL_WIDTH = 200  # characters of a description on the page; the CSV has it in full
 PERSONS = ("patient", "case", "control", "encounter", "segment", "recording", "person")
-FLAG_WORDS = {"few_cases": "few cases"}
+FLAG_WORDS = {"few_cases": "few cases", "acquisition_explains": "acquisition explains it"}
 
 
 # Control characters but tab and line feed, marks that turn the reading order, half surrogate pairs, non-characters.
@@ -158,7 +158,7 @@ def render(
     """
     folder = files("phewas.reports") / "templates"
     css, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    names = ("report.html.j2", "results.html.j2", "people.html.j2", "methods.html.j2")
+    names = ("report.html.j2", "results.html.j2", "beside.html.j2", "people.html.j2", "methods.html.j2")
     sources = {name: (folder / name).read_text(encoding="utf-8") for name in names}
     environment = jinja2.Environment(
         loader=jinja2.DictLoader(sources), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,

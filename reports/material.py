@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
+from phewas.reports.beside import Beside, read_beside
 from phewas.reports.tables import ROUNDED, protect
 from phewas.schema import (
     Calibration,
@@ -46,6 +47,8 @@ class Material:
         Chapters whose means would give a hidden AUC away.
     subgroups, curves, operating, calibration, bins, specificity, cross
         The tables of those names in `phewas.schema`, small cells hidden.
+    beside
+        Rivals, controls and net benefit.
     history
         ``model/history.csv``, or None.
     """
@@ -64,6 +67,7 @@ class Material:
     bins: pl.DataFrame
     specificity: pl.DataFrame
     cross: pl.DataFrame
+    beside: Beside
 
     @property
     def segments(self) -> bool:
@@ -97,6 +101,7 @@ def read_material(run: Path, *, small_cell: int) -> Material:
         calibration=protect_calibration(_read(Calibration, run), results),
         bins=protect_bins(_read(CalibrationBins, run), results, small_cell=small_cell),
         specificity=_of(_read(Specificity, run), sure), cross=protect_cross(_read(CrossAuc, run), sure),
+        beside=read_beside(run, results),
     )
 
 

@@ -181,6 +181,10 @@ def methods(
     if compared:
         text.append("Beside each AUC stands that of age and sex on the same encounters, fitted on other patients, and "
                     "the paired difference.")
+    if told := rules.get("rivals"):
+        text.append(f"Rivals, where the cohort offers their inputs: {_and(told)}; ridge-penalised logistic models per "
+                    "phenotype on splines of numbers and indicators of categories and of absence, fitted on training "
+                    "patients, compared on the same encounters by the paired clustered DeLong test.")
     return text
 
 

@@ -10,7 +10,18 @@ import polars as pl
 
 from phewas.reports.material import SUBGROUP_COUNTS, Material
 from phewas.reports.tables import ROUNDED
-from phewas.schema import Calibration, Multiplicity, OperatingPoints, Specificity, Subgroups, Table
+from phewas.schema import (
+    Calibration,
+    Controls,
+    Multiplicity,
+    NetBenefit,
+    OperatingPoints,
+    RivalInputs,
+    Rivals,
+    Specificity,
+    Subgroups,
+    Table,
+)
 
 
 @dataclass(frozen=True)
@@ -70,11 +81,19 @@ def further_sheets(m: Material) -> list[Sheet]:
         rows = [[hidden(v, small_cell=m.small_cell) if i in place else v for i, v in enumerate(row)]
                 for row in m.calibration.rows()]  # fmt: skip
         sheets.append(_named("Calibration", m, columns, rows))
-    for name, table, frame in (("Operating points", OperatingPoints, m.operating),
-                               ("Specificity", Specificity, m.specificity)):
+    further: list[tuple[str, type[Table], pl.DataFrame]] = [
+        ("Operating points", OperatingPoints, m.operating), ("Specificity", Specificity, m.specificity)]
+    for name, table, frame in further:
         if frame.height:
             shown = frame.with_columns(pl.col(pl.Float64).round(3))
             sheets.append(_named(name, m, meanings(table, frame.columns), [list(row) for row in shown.rows()]))
+    further = [("Rivals", Rivals, m.beside.rivals), ("Controls", Controls, m.beside.controls),
+               ("Net benefit", NetBenefit, m.beside.benefit)]
+    for name, table, frame in further:
+        if frame.height:
+            sheets.append(_named(name, m, meanings(table, frame.columns), [list(row) for row in frame.rows()]))
+    if m.beside.told.height:
+        sheets.append(Sheet("Rival inputs", meanings(RivalInputs, m.beside.told.columns), m.beside.told.rows()))
     return sheets
 
 

@@ -67,6 +67,9 @@ class Options:
         Length of a segment in seconds, lognormal [A]; median and maximum are multiplied by `duration_scale`.
     duration_scale
         Makes all recordings shorter, to save disk.
+    longer_recorded
+        Segments of visits of patients with the condition `planted.RECORDED` (which leaves the signal as it is) are so
+        many times longer: a phenotype that the recording tells and the wave does not. 1: no longer than others'.
     channel_offset_s
         Channels start within this many seconds of each other [A], times `duration_scale` where that is below 1.
     hum
@@ -162,6 +165,7 @@ class Options:
     segment_sigma: float = 1.5
     segment_max_s: float = 21_600.0
     duration_scale: float = 1.0
+    longer_recorded: float = 1.0
     channel_offset_s: float = 30.0
     hum: float = 0.01
     header_fraction: float = 0.7
@@ -242,7 +246,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 # fmt: on
 
 _POSITIVE = ("visits_mean", "age_mean", "age_sd", "los_median_h", "history_median", "segments_median",
-             "segment_median_s", "segment_max_s", "duration_scale", "long_overlap_s", "frequent_mean")  # fmt: skip
+             "segment_median_s", "segment_max_s", "duration_scale", "longer_recorded", "long_overlap_s",
+             "frequent_mean")  # fmt: skip
 _ABOVE = (("los_p95_h", "los_median_h"), ("history_p99", "history_median"), ("segments_p99", "segments_median"))
 _NO_SHARE = {"monitored_age_slope": 3.0, "segment_sigma": 3.0, "channel_offset_s": 600.0, "hum": 10.0}
 

@@ -74,6 +74,9 @@ PLANTED: tuple[Planted, ...] = (
     Planted("D86.9", "135", "697", "rare", 0.002),
 )
 
+#: The condition whose patients the option `longer_recorded` has recorded for longer.
+RECORDED = "E78.5"
+
 # Reasons for a visit that say nothing about the signal: (ICD-10-CM, ICD-9-CM, name, chief complaint).
 COMPLAINTS: tuple[tuple[str, str, str, str], ...] = (
     ("R07.9", "786.50", "Chest pain, unspecified", "CHEST PAIN"),

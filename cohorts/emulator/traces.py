@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from phewas.cohorts.emulator.hospital import Block, Hospital
 from phewas.cohorts.emulator.options import Options
-from phewas.cohorts.emulator.planted import PLANTED
+from phewas.cohorts.emulator.planted import PLANTED, RECORDED
 from phewas.cohorts.emulator.pulse import Wave, storage_for, write_record
 from phewas.cohorts.emulator.signal import LATENTS, Heart, traits_of
 from phewas.seeds import generator
@@ -170,11 +170,14 @@ def write_block(root: Path | None, hospital: Hospital, block: Block) -> Summary:
         person, place = int(block.index[block.person[visit]]), int(block.number[visit])
         rng = generator(hospital.seed, "recorded", person, place)
         faults = rng.random(4)
-        plan = plan_visit(hospital.options, rng, stay_s=float(block.dispo_s[visit] - block.roomed_s[visit]))
+        has = [PLANTED[k] for k in np.flatnonzero(begun[visit]).tolist()]
+        o = hospital.options
+        if any(planted.code == RECORDED for planted in has):
+            o = replace(o, segment_median_s=o.segment_median_s * o.longer_recorded)
+        plan = plan_visit(o, rng, stay_s=float(block.dispo_s[visit] - block.roomed_s[visit]))
         csn = int(block.csn[visit])
         out += _summary(hospital.options, csn, plan, faults)
         if root is not None:
-            has = [PLANTED[k] for k in np.flatnonzero(begun[visit]).tolist()]
             carried = frozenset(planted.carries for planted in has if planted.carries)
             opening = EPOCH + dt.timedelta(seconds=int(block.roomed_s[visit]))
             known = [csn, csn - STRANGER] if faults[3] < hospital.options.unknown_visit else [csn]

@@ -25,6 +25,7 @@ from phewas.schema.results import (
     Subgroups,
     Table1,
 )
+from phewas.schema.rivals import Controls, ControlSummary, NetBenefit, RivalInputs, Rivals
 from phewas.schema.tables import DATETIME, Chain, Column, Table
 
 __all__ = [
@@ -42,6 +43,8 @@ __all__ = [
     "Column",
     "Comparison",
     "ComparisonChapters",
+    "ControlSummary",
+    "Controls",
     "CrossAuc",
     "Curves",
     "Definitions",
@@ -51,6 +54,7 @@ __all__ = [
     "LabelColumns",
     "LabelRows",
     "Multiplicity",
+    "NetBenefit",
     "OperatingPoints",
     "Overview",
     "Patients",
@@ -61,6 +65,8 @@ __all__ = [
     "PredictionRows",
     "Recordings",
     "Rejects",
+    "RivalInputs",
+    "Rivals",
     "Shift",
     "Specificity",
     "Splits",

@@ -231,6 +231,7 @@ class Work:
                         "q_rate_per_min": one.rate_per_min,
                         "q_wrapped": float(one.wrapped),
                         "q_template": one.template,
+                        "q_step": one.step,
                     }
                 )
             if reason is not None:
@@ -263,7 +264,7 @@ class Work:
                 which.append(i)
                 begins.append(begin)
                 raw.append(quality.fill_gaps(values))
-                measured.append({name: row[of_channel(name, channels, channel)] for name in QUALITY})
+                measured.append({name: row.get(of_channel(name, channels, channel), float("nan")) for name in QUALITY})
             yield Kept(row["draw"], tuple(which), tuple(begins), tuple(raw), tuple(measured))
 
     def reject(self, record: dict[str, Any], detail: str) -> None:

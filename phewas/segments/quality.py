@@ -35,7 +35,8 @@ class Quality:
     autocorrelation, NaN where none stands out; `gap_s` the longest run of missing samples in seconds; `wrapped` how
     often the signal jumps over `WRAP_SHARE` of its range at once (0 unless in both directions; not looked for in an
     ECG, whose spikes may be a pacemaker's); `template` the beats' mean correlation with their average
-    (`template_correlation`), NaN where it was not asked for.
+    (`template_correlation`), NaN where it was not asked for; `step` the smallest difference of neighbours that differ,
+    in the record's unit: the step of its digitisation, in which the gain shows; NaN where none differ.
     """
 
     invalid: float
@@ -45,6 +46,7 @@ class Quality:
     gap_s: float = 0.0
     wrapped: int = 0
     template: float = float("nan")
+    step: float = float("nan")
 
     def reason(self, config: SegmentConfig) -> str | None:
         """Return why the window is not kept (a key of the extraction's reasons), or None if it is."""
@@ -114,7 +116,15 @@ def measure(
         gap_s=0.0 if finite.all() else _longest_gap(finite) / fs_hz,
         wrapped=0 if channel.startswith("ECG") else _wraps(window, high - low),
         template=template_correlation(whole, fs_hz=fs_hz, channel=channel) if template else float("nan"),
+        step=_smallest_step(window),
     )
+
+
+def _smallest_step(window: NDArray[np.float32]) -> float:
+    """Return the smallest difference above 0 of neighbouring samples, NaN where there is none."""
+    steps = np.abs(np.diff(window))
+    steps = steps[(steps > 0) & np.isfinite(steps)]
+    return float(steps.min()) if len(steps) else float("nan")
 
 
 def _longest_gap(finite: NDArray[np.bool_]) -> int:

@@ -33,7 +33,7 @@ def windows_file(run: Path, *, window_s: float, channels: tuple[str, ...]) -> Pa
     return run / "segments" / f"windows-{window_s:g}-{'+'.join(channels)}.parquet"
 
 
-QUALITY = ("q_invalid", "q_flat", "q_saturated", "q_rate_per_min", "q_wrapped", "q_template")
+QUALITY = ("q_invalid", "q_flat", "q_saturated", "q_rate_per_min", "q_wrapped", "q_template", "q_step")
 
 
 def of_channel(name: str, channels: tuple[str, ...], channel: str) -> str:

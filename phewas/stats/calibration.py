@@ -125,6 +125,29 @@ class Tuning:
     patients: NDArray[np.intp]
 
 
+def log_odds(
+    logit: NDArray[Any], column: int, *, plain: bool | None, tuning: Tuning | None
+) -> tuple[str, Floats | None]:
+    """Return log odds of one phenotype and how they came about, or None with the reason.
+
+    Parameters
+    ----------
+    logit
+        float [n], mean logits.
+    column
+        Place of the phenotype in `tuning`.
+    plain, tuning
+        As for `calibration`.
+    """
+    eta = np.asarray(logit, dtype=np.float64)
+    if plain:
+        return "raw", eta
+    beta = None if tuning is None else recalibrate(tuning.logits[:, column], tuning.labels[:, column], tuning.patients)
+    if beta is None:
+        return ("unknown_training" if plain is None and tuning is None else "no_tuning_cases"), None
+    return "recalibrated", beta[0] + beta[1] * eta
+
+
 def calibration(
     logits: NDArray[Any], labels: NDArray[Any], clusters: NDArray[np.intp], names: list[str], *,
     plain: bool | None, tuning: Tuning | None, level: float = 0.95,
@@ -159,15 +182,9 @@ def calibration(
         y, codes = (labels[used, j] == 1).astype(np.float64), clusters[used]
         row: dict[str, Any] = {"phenotype": name, "n_cases": int(y.sum()), "n_controls": int(len(y) - y.sum())}
         rows.append(row)
-        eta = np.asarray(logits[used, j], dtype=np.float64)
-        if plain:
-            row["status"] = "raw"
-        else:
-            beta = None if tuning is None else recalibrate(tuning.logits[:, j], tuning.labels[:, j], tuning.patients)
-            if beta is None:
-                row["status"] = "unknown_training" if plain is None and tuning is None else "no_tuning_cases"
-                continue
-            row["status"], eta = "recalibrated", beta[0] + beta[1] * eta
+        row["status"], eta = log_odds(logits[used, j], j, plain=plain, tuning=tuning)
+        if eta is None:
+            continue
         p, share = special.expit(eta), float(y.mean())
         brier = float(np.mean((p - y) ** 2))
         row |= {"mean_predicted": float(p.mean()), "observed": share, "brier": brier,

@@ -18,6 +18,7 @@ from phewas.schema import (
     CalibrationBins,
     CrossAuc,
     Curves,
+    NetBenefit,
     OperatingPoints,
     Specificity,
     Subgroups,
@@ -29,6 +30,7 @@ from phewas.stats.calibration import Tuning, calibration, loss_was_plain
 from phewas.stats.counts import patients_with
 from phewas.stats.crossfit import fold_ranks
 from phewas.stats.curves import curves, operating_points
+from phewas.stats.decisions import net_benefit
 from phewas.stats.estimates import BLOCK, Estimates, joined, scored_block
 from phewas.stats.multiplicity import benjamini_hochberg
 from phewas.stats.precision import AP_DRAWS, Precision, patient_draws, precision_bounds, prevalence_bounds
@@ -89,6 +91,7 @@ def details(
     """
     patients = np.unique(units.patients[units.label_rows], return_inverse=True)[1].astype(np.intp)
     drawn = patient_draws(int(patients.max(initial=-1)) + 1, n_draws=AP_DRAWS, seed=seed)
+    acted = None if not config.net_benefit else patient_draws(len(drawn), n_draws=config.draws, seed=seed)
     groups = groupings(run, units.encounters, config=config)
     plain = loss_was_plain(run)
     cells = strata(units.age[units.label_rows], units.sex[units.label_rows])
@@ -96,7 +99,7 @@ def details(
                      count=config.anchors + SPARE)
     parts: dict[type[Table], list[pl.DataFrame]] = {
         table: [table.empty()] for table in (Subgroups, Curves, OperatingPoints, Calibration, CalibrationBins,
-                                             Specificity, AddedValue, AdjustedAuc)}
+                                             Specificity, AddedValue, AdjustedAuc, NetBenefit)}
     precisions: list[Precision] = []
     prevalences: list[tuple[Floats, Floats]] = []
     for start in range(0, max(len(names), 1), BLOCK):
@@ -118,6 +121,10 @@ def details(
                                   level=config.level)
         parts[Calibration].append(table)
         parts[CalibrationBins].append(bins)
+        if acted is not None:
+            parts[NetBenefit].append(net_benefit(
+                raw, labels, patients, mine, thresholds=config.net_benefit, plain=plain, tuning=_tuning(units, mine),
+                drawn=acted, level=config.level))
         parts[Specificity].append(specificity(
             everywhere(units, raw), labels, patients, mine, ranked=ranked, anchors=config.anchors, seed=seed,
             level=config.level))

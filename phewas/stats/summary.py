@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +122,10 @@ def chapters(results: pl.DataFrame, resampled: Resampled) -> pl.DataFrame:
 
 
 def overview(
-    results: pl.DataFrame, units: Units, resampled: Resampled, *, config: EvaluateConfig
+    results: pl.DataFrame, units: Units, resampled: Resampled, *, config: EvaluateConfig,
+    further: Sequence[tuple[str, float | None, str]] = (),
 ) -> pl.DataFrame:
-    """Return `phewas.schema.Overview`: one figure a row, null where it does not exist."""
+    """Return `phewas.schema.Overview`: one figure a row, null where it does not exist; `further` ones come last."""
     family = results.filter(in_family())
     tested = results.filter(pl.col("status") == "tested")
 
@@ -179,6 +181,7 @@ def overview(
         ("median_baseline_auc", median("baseline_auc"), "median AUC of age + sex of the tested"),
         ("median_delta_auc", median("delta_auc"), "median difference between encoder and age + sex"),
         ("level", config.level, "confidence level of the intervals"),
+        *further,
     ]
     return Overview.build(
         {"measure": name, "value": value, "low": bounds.get(name, (None, None))[0],
@@ -187,9 +190,9 @@ def overview(
 
 def write_summary(
     run: Path, results: pl.DataFrame, units: Units, *, config: EvaluateConfig, drawn: Drawn, names: list[str],
-    factor: Floats | None,
+    factor: Floats | None, further: Sequence[tuple[str, float | None, str]] = (),
 ) -> None:
     """Write ``results/chapters.parquet`` and ``results/overview.parquet``; `drawn` has the columns `names`."""
     resampled = Resampled(results, drawn, names, factor, level=config.level)
     ChapterResults.write(chapters(results, resampled), run)
-    Overview.write(overview(results, units, resampled, config=config), run)
+    Overview.write(overview(results, units, resampled, config=config, further=further), run)

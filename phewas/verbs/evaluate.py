@@ -113,6 +113,7 @@ def _judge(
     from phewas import __version__
     from phewas.config import EvaluateConfig
     from phewas.mappings import vocabulary as vocabularies
+    from phewas.mappings.controls import controls
     from phewas.reports.build import build
     from phewas.reports.meta import ReportMeta
     from phewas.stats.evaluate import evaluate as judge
@@ -125,7 +126,7 @@ def _judge(
     phenotypes = None if known is None else known.phenotypes
     # Whoever made the model is not asked how many cases it learned from.
     config = EvaluateConfig(unit="patient" if unit == "patient" else "encounter").model_copy(
-        update={"min_train_case_patients": 0})
+        update={"min_train_case_patients": 0, "rivals": []})
     window, cohort = "any", labels[0].stem if labels else ""
     told: tuple[str, ...]
     if runs:
@@ -152,7 +153,7 @@ def _judge(
             probabilities=probabilities, key=key, baseline=None if baseline is None else baseline != "none").warnings
     for warning in told:
         typer.echo(f"Note: {warning}")
-    judge(out, config=config, seed=seed, label_window=window)
+    judge(out, config=config, seed=seed, label_window=window, controls=None if known is None else controls(known))
     page = build(out, small_cell=small_cell, meta=ReportMeta(
         cohort=cohort, encoder=name, version=__version__, heldout=RULE, seed=seed,
         command=shlex.join(["phewas", *sys.argv[1:]]), warnings=told,

@@ -12,8 +12,8 @@ BASE = {"phewas"} | {
     f"phewas.{name}"
     for name in (
         "schema", "schema.tables", "schema.cohort", "schema.phenotypes", "schema.predictions", "schema.results",
-        "schema.comparison", "errors", "config", "rundir", "engine", "engine_processes", "engine_dask", "progress",
-        "seeds",
+        "schema.comparison", "schema.rivals", "errors", "config", "rundir", "engine", "engine_processes", "engine_dask",
+        "progress", "seeds",
     )
 }  # fmt: skip
 

@@ -17,16 +17,21 @@ from phewas.schema import (
     Calibration,
     CalibrationBins,
     ChapterResults,
+    Controls,
+    ControlSummary,
     CrossAuc,
     Curves,
     Definitions,
     Flow,
     Multiplicity,
+    NetBenefit,
     OperatingPoints,
     Overview,
     PhenotypeResults,
     Phenotypes,
     Rejects,
+    RivalInputs,
+    Rivals,
     Specificity,
     Splits,
     Subgroups,
@@ -181,7 +186,8 @@ def further(results: pl.DataFrame, *, seed: int = 0, most: int | None = None) ->
 
 FURTHER = {"subgroups": Subgroups, "curves": Curves, "bins": CalibrationBins, "calibration": Calibration,
            "operating": OperatingPoints, "specificity": Specificity, "cross": CrossAuc, "multiplicity": Multiplicity,
-           "definitions": Definitions}
+           "definitions": Definitions, "rivals": Rivals, "told": RivalInputs, "controls": Controls,
+           "control_summary": ControlSummary, "benefit": NetBenefit}
 
 
 @pytest.fixture

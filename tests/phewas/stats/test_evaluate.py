@@ -190,8 +190,9 @@ def test_same_bytes_again_and_whatever_the_order_of_predictions(tmp_path):
     go(run)
     files = sorted((run / "results").iterdir())
     assert [file.name for file in files] == sorted(f"{name}.parquet" for name in (
-        "added_value", "adjusted_auc", "calibration", "calibration_bins", "chapters", "cross_auc", "curves",
-        "multiplicity", "operating_points", "overview", "phenotypes", "shift", "specificity", "subgroups", "table1"))
+        "added_value", "adjusted_auc", "calibration", "calibration_bins", "chapters", "control_summary", "controls",
+        "cross_auc", "curves", "multiplicity", "net_benefit", "operating_points", "overview", "phenotypes",
+        "rival_inputs", "rivals", "shift", "specificity", "subgroups", "table1"))
     before = [file.read_bytes() for file in files]
     rows, logits = PredictionRows.read(run), np.load(run / LOGITS_PATH)
     order = np.random.default_rng(0).permutation(len(rows))
