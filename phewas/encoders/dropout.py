@@ -13,12 +13,12 @@ class Dropout(nn.Dropout):
 
     There torch draws one random number per element, on one thread, which took half of the time of a training step of
     AnyPPG. Here each 64-bit word of the same generator gives eight elements. A probability that is no multiple of
-    1/256, any other device, and a traced or compiled model get torch's own.
+    1/256, any other device, and a compiled model get torch's own.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Zero each element of `x` with probability `p` and scale the rest by 1 / (1 - p); in training only."""
-        if not self.training or self.p == 0 or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        if not self.training or self.p == 0 or torch.compiler.is_compiling():
             return super().forward(x)
         bound = self.p * LANES
         if x.device.type != "cpu" or bound != int(bound) or self.p == 1:

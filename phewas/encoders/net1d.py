@@ -88,8 +88,10 @@ def stem(conv: SameConv1d, x: Tensor) -> Tensor:
         [batch, channels, samples].
     """
     if x.is_cuda or conv.training:
-        return conv(x.unsqueeze(2)).contiguous(memory_format=torch.channels_last)
-    return conv(x)
+        out: Tensor = conv(x.unsqueeze(2)).contiguous(memory_format=torch.channels_last)
+    else:
+        out = conv(x)
+    return out
 
 
 def shortcut(identity: Tensor, *, stride: int, grow: int) -> Tensor:
