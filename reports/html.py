@@ -149,6 +149,11 @@ def data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
+def page_part(name: str) -> str:
+    """Return a template, style sheet or script of this package."""
+    return (files("phewas.reports") / "templates" / name).read_text(encoding="utf-8")
+
+
 def render(
     *, meta: ReportMeta, plotly: str, figure_json: str, cards_packed: str, **parts: Any
 ) -> str:
@@ -156,10 +161,9 @@ def render(
 
     The page forbids itself every request and every script but its own two, named by hash.
     """
-    folder = files("phewas.reports") / "templates"
-    css, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    css, script = page_part("report.css"), page_part("report.js")
     names = ("report.html.j2", "results.html.j2", "beside.html.j2", "people.html.j2", "methods.html.j2")
-    sources = {name: (folder / name).read_text(encoding="utf-8") for name in names}
+    sources = {name: page_part(name) for name in names}
     environment = jinja2.Environment(
         loader=jinja2.DictLoader(sources), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,

@@ -48,7 +48,8 @@ def scatter(
     Parameters
     ----------
     both
-        As `paired` returns it.
+        As `paired` returns it. A column ``outcome`` (``b``: ours better after a paired test, ``a``: theirs, else
+        neither) colours the points, and greys those without a difference.
     ours, theirs
         Names of the two, for the axes.
     title, note
@@ -78,9 +79,16 @@ def scatter(
             ax.axhline(value, color=GUIDE, lw=0.5, ls="--", zorder=0)
             ax.axvline(value, color=GUIDE, lw=0.5, ls="--", zorder=0)
         colour = np.where(y > x, ACCENT, SECOND)
+        if "outcome" in both.columns:
+            told = both.get_column("outcome").to_numpy()
+            colour = np.where(told == "b", ACCENT, np.where(told == "a", SECOND, REST))
+            _legend(ax, told, shorten(drawable(ours, instead="this run"), width=24),
+                    shorten(drawable(theirs, instead="the other"), width=24))
         points = ax.scatter(x, y, s=areas_of(array(both, "n_case_patients"), n_points=both.height) * 0.8,
                             c=list(colour), lw=0.3, edgecolors="white", alpha=0.85, zorder=3, gid="phenotypes")
         order = np.argsort(-np.abs(y - x), kind="stable")
+        if "outcome" in both.columns:
+            order = order[np.isin(both.get_column("outcome").to_numpy()[order], ["a", "b"])]
         chosen = first_of_each_parent(both.get_column("phenotype").to_list(), order, most=labels)
         placed = name_points(ax, x, y, dict(zip(chosen, names_of(both, chosen, width=24), strict=True)), points,
                              max_distance=0.3)
@@ -89,6 +97,16 @@ def scatter(
         ax.set_xlabel(f"AUC, {shorten(drawable(theirs, instead='the other'), width=60)}", fontsize=7)
         ax.set_ylabel(f"AUC, {shorten(drawable(ours, instead='this run'), width=60)}", fontsize=7)
     return figure
+
+
+def _legend(ax: matplotlib.axes.Axes, told: NDArray[np.str_], ours: str, theirs: str) -> None:
+    """Say how many points have which colour."""
+    for outcome, colour, words in (("b", ACCENT, f"{ours} better"), ("a", SECOND, f"{theirs} better"),
+                                   ("tie", REST, "no difference shown")):
+        ax.plot([], [], ls="none", marker="o", ms=3.6, mew=0, color=colour,
+                label=f"{words}: {int((told == outcome).sum()):,}")
+    ax.legend(loc="lower right", fontsize=6, frameon=True, framealpha=0.9, edgecolor="none", title="paired, q < 0.05",
+              title_fontsize=6)
 
 
 def _cross(ax: matplotlib.axes.Axes, row: dict[str, float | None], colour: str) -> None:
@@ -103,7 +121,7 @@ def _cross(ax: matplotlib.axes.Axes, row: dict[str, float | None], colour: str) 
 
 def miami(
     ours: pl.DataFrame, theirs: pl.DataFrame, *, names: tuple[str, str], title: str = "", note: str = "",
-    labels: int = 10, colours: Colours = "safe",
+    labels: int = 10, colours: Colours = "safe", filled: str = "q < 0.05",
 ) -> Figure:
     """Draw two Manhattan plots of the AUC against each other: one upwards, the other hanging below it.
 
@@ -115,6 +133,8 @@ def miami(
         What the two are called.
     title, note, labels, colours
         As in `phewas.reports.manhattan.manhattan`.
+    filled
+        What a ``q_fdr`` below 0.05, which fills a point, means.
 
     Returns
     -------
@@ -164,6 +184,6 @@ def miami(
             chosen = first_of_each_parent(mine.get_column("phenotype").to_list(), best, most=labels)
             name_points(ax, axis.x, auc, dict(zip(chosen, names_of(mine, chosen), strict=True)), points)
         figure.text(LEFT / 7.2, (bottom + 2 * PANEL + 0.18) / figure.get_figheight(),
-                    "Filled: q < 0.05. Area grows with the number of case patients.", fontsize=6, color=REST,
+                    f"Filled: {filled}. Area grows with the number of case patients.", fontsize=6, color=REST,
                     va="bottom")
     return figure

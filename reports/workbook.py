@@ -7,6 +7,7 @@ as everywhere below ``report/``.
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,8 @@ from typing import Any
 
 import polars as pl
 import xlsxwriter
+import xlsxwriter.worksheet
+from xlsxwriter.utility import xl_col_to_name
 
 from phewas.reports import flow
 from phewas.reports.html import clean, overview_rows
@@ -42,6 +45,7 @@ LONGEST_TEXT = 32_000
 LONGEST_SHEET = 1_048_000
 PACKAGES = ("phewas", "numpy", "scipy", "polars", "torch", "scikit-learn", "wfdb", "matplotlib", "xlsxwriter")
 _NARROW, _WIDE = 6, 60
+_MEASURED = 500  # rows whose longest text makes the width of a column
 
 
 def write_workbook(
@@ -92,8 +96,35 @@ def pack(sheets: Iterable[Sheet], *, title: str) -> bytes:
         book.set_properties({"title": clean(title, width=200), "created": datetime(2000, 1, 1, tzinfo=UTC)})
         formats = _Formats(book)
         for sheet in sheets:
-            _write(book.add_worksheet(sheet.name[:31]), sheet, formats)
+            _write(book.add_worksheet(sheet.name[:31], _Page), sheet, formats)
     return buffer.getvalue()
+
+
+class _Page(xlsxwriter.worksheet.Worksheet):  # type: ignore[misc]
+    """A sheet that writes plain cells in one go, which takes a third of the whole report's time otherwise.
+
+    xlsxwriter builds each cell from a list of attributes. Should a later version ask for its cells by another name, it
+    writes them in its own way, as it does here with everything that is not plain text or a number.
+    """
+
+    def _write_cell(self, row: int, col: int, cell: Any) -> None:
+        kind = type(cell).__name__
+        if kind not in ("String", "Number") or cell.format is None or self.constant_memory:
+            super()._write_cell(row, col, cell)
+            return
+        place = f'<c r="{_letters(col)}{row + 1}" s="{cell.format._get_xf_index()}"'
+        if kind == "String":
+            self.fh.write(f'{place} t="s"><v>{cell.string}</v></c>')
+        else:
+            self.fh.write(f"{place}><v>{cell.number:.16G}</v></c>")
+
+    def _calculate_spans(self) -> None:
+        """Leave out which cells each row holds: readers need not be told, and it takes a pass over all cells."""
+
+
+@functools.cache
+def _letters(col: int) -> str:
+    return str(xl_col_to_name(col))
 
 
 class _Formats:
@@ -101,6 +132,7 @@ class _Formats:
 
     def __init__(self, book: xlsxwriter.Workbook) -> None:
         self._book, self._made = book, {}  # type: ignore[var-annotated]
+        self._texts: dict[str, tuple[str, Any]] = {}
         self.head = book.add_format({"bold": True, "text_wrap": True, "valign": "top", "bottom": 1})
         self.note = book.add_format({"italic": True, "font_color": "#555555"})
         self.text = book.add_format({"num_format": "@", "valign": "top"})
@@ -112,6 +144,14 @@ class _Formats:
             self._made[shape] = self._book.add_format({"num_format": shape, "valign": "top"})
         return self._made[shape]
 
+    def words(self, value: Any) -> tuple[str, Any]:
+        """Return text as a cell takes it, and the look that keeps it harmless; the same words are looked at once."""
+        text = str(value)
+        if text not in self._texts:
+            safe = clean(text, width=LONGEST_TEXT)
+            self._texts[text] = safe, self.quoted if safe.startswith(FORMULA_STARTS) else self.text
+        return self._texts[text]
+
 
 def _write(page: Any, sheet: Sheet, formats: _Formats) -> None:
     top = 0
@@ -122,34 +162,32 @@ def _write(page: Any, sheet: Sheet, formats: _Formats) -> None:
     for place, head in enumerate(heads):
         page.write_string(top, place, clean(head), formats.head)
     rows = sheet.rows[:LONGEST_SHEET]
+    whole = [formats.number(sheet.formats.get(head, "#,##0")) for head in heads]
+    broken = [formats.number(sheet.formats.get(head, "0.000")) for head in heads]
     for down, row in enumerate(rows, start=top + 1):
         for place, value in enumerate(row):
-            _cell(page, down, place, value, formats, shape=sheet.formats.get(heads[place]))
+            if value is None:
+                continue
+            if isinstance(value, str):
+                page.write_string(down, place, *formats.words(value))
+            elif isinstance(value, bool):
+                page.write_string(down, place, "yes" if value else "no", formats.text)
+            elif isinstance(value, int):
+                page.write_number(down, place, value, whole[place])
+            elif not isinstance(value, float):
+                page.write_string(down, place, *formats.words(value))
+            elif math.isfinite(value):
+                page.write_number(down, place, value, broken[place])
     page.freeze_panes(top + 1, 1)
     if rows:
         page.autofilter(top, 0, top + len(rows), len(heads) - 1)
     for place, head in enumerate(heads):
-        longest = max([len(head) // 2 + 1, *(len(_plain(row[place])) for row in rows[:2_000])])
+        longest = max([len(head) // 2 + 1, *(len(_plain(row[place])) for row in rows[:_MEASURED])])
         page.set_column(place, place, min(max(longest + 2, _NARROW), _WIDE))
 
 
 def _plain(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str("" if value is None else value)
-
-
-def _cell(page: Any, down: int, place: int, value: Any, formats: _Formats, *, shape: str | None) -> None:
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return
-    if isinstance(value, bool):
-        page.write_string(down, place, "yes" if value else "no", formats.text)
-    elif isinstance(value, int):
-        page.write_number(down, place, value, formats.number(shape or "#,##0"))
-    elif isinstance(value, float):
-        page.write_number(down, place, value, formats.number(shape or "0.000"))
-    else:
-        text = clean(value, width=LONGEST_TEXT)
-        risky = text.startswith(FORMULA_STARTS)
-        page.write_string(down, place, text, formats.quoted if risky else formats.text)
 
 
 def _number(text: str) -> int | float | str | None:

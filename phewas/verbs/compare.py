@@ -19,8 +19,9 @@ def compare(
 ) -> None:
     """Compare encoders: paired differences of AUC per phenotype and chapter, on the very same encounters and labels.
 
-    Writes comparison.parquet, comparison.csv and comparison_chapters.parquet with exact counts: not for sharing.
-    `phewas figures RUN --against RUN` draws scatter and Miami plot.
+    Writes comparison.parquet, comparison.csv and comparison_chapters.parquet with exact counts: not for sharing. In
+    report/ small cells are hidden: a page, its table, and the figures encoders, miami, differences and
+    chapter_differences, which `phewas figures FOLDER` draws again in other formats.
 
     Example: phewas compare phewas-runs/demo-anyppg phewas-runs/demo-pulse-features
     """
@@ -28,13 +29,34 @@ def compare(
         if not (run / "results").is_dir():
             raise ConfigError(f"{run} holds no results", expected="a run folder whose evaluate step is done",
                               cure="phewas run --until evaluate")
+    from phewas.reports.comparison import write_comparison
     from phewas.schema import Comparison, ComparisonChapters
     from phewas.stats.versus import compare_runs, in_words
 
-    comparison, chapters = compare_runs(runs, names=[run.resolve().name for run in runs], seed=seed)
+    names = [run.resolve().name for run in runs]
+    comparison, chapters = compare_runs(runs, names=names, seed=seed)
     Comparison.write(comparison, out)
     ComparisonChapters.write(chapters, out)
     comparison.write_csv(out / "comparison.csv")
+    _about(runs, names, out, seed=seed)
     for line in in_words(chapters):
         typer.echo(line)
     typer.echo(f"Tables: {out}")
+    typer.echo(f"Report: {write_comparison(out)}")
+
+
+def _about(runs: list[Path], names: list[str], out: Path, *, seed: int) -> None:
+    """Write what the page of the comparison says; small cells are hidden as the strictest of the runs has it."""
+    import shlex
+
+    from phewas.reports.comparison import About, write_about
+    from phewas.reports.meta import read_about
+    from phewas.schema import PhenotypeResults
+
+    told = [read_about(run) for run in runs]
+    command = ["phewas", "compare", *map(str, runs), "--out", str(out), "--seed", str(seed)]
+    write_about(About(
+        cohort=told[0].title, encoders={n: meta.encoder for n, meta in zip(names, told, strict=True)},
+        small_cell=max(meta.small_cell() for meta in told), command=shlex.join(command),
+        segments=any("segment" in PhenotypeResults.read(run)["unit"].unique().to_list() for run in runs),
+    ), out)

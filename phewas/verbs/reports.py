@@ -101,7 +101,8 @@ def figures(
     """Draw every figure of a run: PNG at 300 dpi, PDF and SVG with text as text.
 
     Figures: manhattan_auc, manhattan_p, overview, top, chapters, volcano, roc, precision_recall, calibration,
-    subgroups, specificity, training, embedding (after phewas embed), encoders and miami (with --against).
+    subgroups, specificity, training, embedding (after phewas embed), encoders and miami (with --against). RUN may be
+    the folder of a comparison (phewas compare): encoders, miami, differences, chapter_differences.
 
     Example: phewas figures phewas-runs/demo-net1d-small --only overview --format svg
     """
@@ -109,6 +110,9 @@ def figures(
     from phewas.reports.material import read_material
     from phewas.reports.meta import read_about
 
+    if (run / "comparison.parquet").is_file():
+        _compared(run, out, only=only, formats=formats, colours=colours, small_cell=small_cell)
+        return
     meta = read_about(run)
     threshold = meta.small_cell() if small_cell is None else small_cell
     other = None if against is None else read_about(against)
@@ -123,6 +127,20 @@ def figures(
     made = write_figures(run, folder, small_cell=threshold, wish=wish, only=only or (),
                          formats=[f.value for f in formats] if formats else FORMATS)
     typer.echo(f"Figures: {len(made)} files in {folder}")
+
+
+def _compared(
+    folder: Path, out: Path | None, *, only: list[str] | None, formats: list[Format] | None, colours: Colours,
+    small_cell: int | None,
+) -> None:
+    """Draw the figures of a comparison."""
+    from phewas.reports.comparison import write_comparison_figures
+    from phewas.reports.gallery import FORMATS
+
+    place = out or folder / "report" / "figures"
+    made = write_comparison_figures(folder, place, small_cell=small_cell, only=only or (), colours=colours.value,
+                                    formats=[f.value for f in formats] if formats else FORMATS)
+    typer.echo(f"Figures: {len(made)} files in {place}")
 
 
 def cite(run: Annotated[Path, RUN]) -> None:

@@ -182,7 +182,12 @@
       toImageButtonOptions: { format: "svg", filename: "phewas_" + measure }
     });
   }
-  if (data.points.length && window.Plotly) {
+  /* plotly.js is carried as text and run once the page has been painted: it takes a second on a telephone. */
+  function start() {
+    var script = make("script");
+    script.textContent = byId("plotly").textContent; // the page's policy knows its hash
+    document.body.appendChild(script);
+    if (!window.Plotly) { return; }
     byId("live").hidden = false;
     byId("still").classList.add("paper-only");
     var names = make("datalist");
@@ -204,15 +209,18 @@
       })[0];
       if (hit) { event.preventDefault(); open(hit[0]); }
     });
-    requestAnimationFrame(function () {
+    setTimeout(function () {
       draw();
       byId("plot").on("plotly_click", function (event) { open(event.points[0].customdata); });
-    });
+    }, 0);
     var width = window.innerWidth;
     window.addEventListener("resize", function () {
       if ((width < 700) !== (window.innerWidth < 700)) { draw(); }
       width = window.innerWidth;
     });
+  }
+  if (data.points.length) {
+    requestAnimationFrame(function () { setTimeout(start, 0); });
   }
 
   /* Copying the methods. */

@@ -77,8 +77,8 @@ class Browser:
         self.events.clear()
         self.call("Page.navigate", url=page.as_uri())
         self.wait_for("Page.loadEventFired")
-        self.until("!document.querySelector('#live') || document.querySelector('#live').hidden || "
-                   "!!document.querySelector('#plot .main-svg')")  # fmt: skip
+        self.until("!document.querySelector('#live') || !!document.querySelector('#plot .main-svg') || "
+                   "!JSON.parse(document.getElementById('figure-data').textContent).points.length")  # fmt: skip
 
     def js(self, script: str) -> Any:
         found = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)

@@ -53,7 +53,7 @@ class Reader(HTMLParser):
 def source_of(path):
     """Return the page without plotly's script, which is not ours and has millions of characters."""
     text = path.read_text(encoding="utf-8")
-    start = text.index("<script>/**\n* plotly.js") + len("<script>")
+    start = text.index("/**\n* plotly.js")
     assert text.count("* plotly.js v") == 1
     return text[:start] + text[text.index("</script>", start):]
 
