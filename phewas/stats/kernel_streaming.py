@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from phewas.stats.kernel import FEW, compiled
+from phewas.stats.kernel import FEW
+from phewas.stats.kernel_rows import compiled
 
 CASE = 1 << 30
 """Mark of a case in a patient's number of controls."""
