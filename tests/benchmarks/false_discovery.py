@@ -5,10 +5,11 @@ Run: python tests/benchmarks/false_discovery.py [--replicates 2000] [--phenotype
 
 Each replicate is a study of its own: 1.3 encounters a patient with an intraclass correlation of 0.7, prevalences of 5
 to 20 %, and labels that correlate by 0.8 (tetrachoric) within blocks of ten, as phenotypes and their parents do. All
-scores share a part that knows of no label (`--score-correlation`). The first `--planted` phenotypes have an AUC of about
-0.65, the others 0.5 exactly. A discovery is q < 0.05, either direction. Printed with Monte-Carlo errors in brackets: the
-false discovery rate (mean share of false ones, 0 without discoveries), which Benjamini-Hochberg promises to keep below
-0.05 times the share of nulls, the family-wise error of Holm, and the share of the planted that Benjamini-Hochberg finds.
+scores share a part that knows of no label (`--score-correlation`). The first `--planted` phenotypes have an AUC of
+about 0.65, the others 0.5 exactly. A discovery is q < 0.05, either direction. Printed with Monte-Carlo errors in
+brackets: the false discovery rate (mean share of false ones, 0 without discoveries), which Benjamini-Hochberg
+promises to keep below 0.05 times the share of nulls, the family-wise error of Holm, and the share of the planted that
+Benjamini-Hochberg finds.
 """
 
 from __future__ import annotations
