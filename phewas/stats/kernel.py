@@ -75,7 +75,7 @@ def _step(x, edge, n_steps):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _heads(distinct, d, heads, n_steps, edge):  # type: ignore[no-untyped-def]
+def heads_of(distinct, d, heads, n_steps, edge):  # type: ignore[no-untyped-def]
     """Fill `heads` with the place of the first value of each step; return the most values of a step."""
     filled, crowd, alone = 0, 0, 0
     for k in range(d):
@@ -94,7 +94,7 @@ def _heads(distinct, d, heads, n_steps, edge):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _place(values, places, distinct, heads, edge, n_steps, crowd, counts):  # type: ignore[no-untyped-def]
+def place_among(values, places, distinct, heads, edge, n_steps, crowd, counts):  # type: ignore[no-untyped-def]
     """Fill `places` with the number of distinct values below each value, doubled, plus the tie, and count them.
 
     `distinct` ends with NaN. What lies at the head of the next step is above x, so that the search stops by itself.
@@ -179,7 +179,7 @@ def _column(  # type: ignore[no-untyped-def]
         weight[d] += 1
     d += 1
     if d < m:
-        crowd = max(_heads(scratch, d, heads, n_steps, edge), crowd if n_steps == 1 else 0)
+        crowd = max(heads_of(scratch, d, heads, n_steps, edge), crowd if n_steps == 1 else 0)
     # What lies above the last value is found at d, which equals no control.
     scratch[d] = np.nan
 
@@ -187,9 +187,9 @@ def _column(  # type: ignore[no-untyped-def]
     first = last - n + 1
     if with_cases:
         # Counted too, and forgotten: what is kept of a case is its place.
-        _place(values[:m], places[:m], scratch, heads, edge, n_steps, crowd, counts)
+        place_among(values[:m], places[:m], scratch, heads, edge, n_steps, crowd, counts)
         counts[: 2 * d + 1] = 0
-    _place(values[first:], places[first:], scratch, heads, edge, n_steps, crowd, counts)
+    place_among(values[first:], places[first:], scratch, heads, edge, n_steps, crowd, counts)
 
     total, below, precision, left = 0, 0, 0.0, m
     for k in range(d):
