@@ -101,7 +101,8 @@ def design(frame: pl.DataFrame, columns: Sequence[str], *, categorical: Sequence
     Raises
     ------
     SchemaError
-        A column is missing, has only one value, or is neither number, text nor truth value.
+        A column is missing, empty, or neither number, text nor truth value. One with a single value is dropped later,
+        with a note, phenotype by phenotype.
     """
     values: list[Floats] = []
     names: list[str] = []
@@ -120,6 +121,8 @@ def design(frame: pl.DataFrame, columns: Sequence[str], *, categorical: Sequence
         else:
             values.append(numbers(column))
             names.append(name)
+        if column.null_count() == len(column) or (len(values) and np.isnan(values[-1]).all()):
+            raise SchemaError(f"covariate {name} is empty", expected="values", cure="leave it out")
     matrix = np.column_stack(values) if values else np.empty((len(frame), 0))
     return Design(matrix, tuple(names))
 
@@ -164,6 +167,11 @@ def predictors(frame: pl.DataFrame, asked: Sequence[str]) -> list[tuple[str, Flo
             found.append((f"{name}={levels[1]}", (text == levels[1]).cast(pl.Float64).fill_null(np.nan).to_numpy()))
         else:
             found.append((name, numbers(column)))
+        if not isinstance(column.dtype, pl.List | pl.Array):
+            known = found[-1][1][~np.isnan(found[-1][1])]
+            if not len(known) or known.min() == known.max():
+                told = f"is {known[0]:g} in every row" if len(known) else "is empty"
+                raise SchemaError(f"predictor {name} {told}", expected="two values or more")
     return found
 
 
@@ -239,6 +247,8 @@ def read_outcomes(
     SchemaError
         The source cannot be read, is of none of these forms, or no person of the table is in it.
     """
+    if not source.exists():
+        raise SchemaError(f"there is no {source}", expected="a folder of phewas map, a table or a run directory")
     about = None
     if source.is_dir():
         known = _beside(source, "phenotypes")
@@ -275,7 +285,8 @@ def read_outcomes(
         return Outcomes(values, described, absent, first)
     if joined["row"].is_duplicated().any():
         raise SchemaError(f"{source.name} names a person twice", expected="one row per person, or a long table with "
-                          f"{', '.join(LONG['phenotype'])} and {', '.join(LONG['days'])}")
+                          f"{', '.join(LONG['phenotype'])} and {', '.join(LONG['days'])}",
+                          cure="a table of codes goes through phewas map first")
     phenotypes = [n for n in table.columns if n != who]
     return Outcomes(_from_wide(joined, phenotypes, len(place), source.name, quantities=quantities),
                     _described(phenotypes, about), absent)

@@ -17,9 +17,7 @@ import numpy as np
 from numba import njit, types
 from numpy.typing import NDArray
 
-TILE = 64
-"""Rows that are copied, column by column, before they are split into cases and controls: 64 x 16 scores stay in the
-first cache, and a plain copy waits for many cache lines at once."""
+from phewas.stats.kernel_rows import compiled, split
 
 FEW = 12
 """Values up to which the place is found one by one."""
@@ -32,58 +30,6 @@ AREA, PRECISION, PART10, PART01, CROSS = range(5)
 
 CASES, CONTROLS, CASE_CLUSTERS, CONTROL_CLUSTERS, ALL_CLUSTERS = range(5)
 """Rows of the counts of a run."""
-
-
-def compiled(function: Any) -> Any:
-    """Compile, keeping the machine code on disk where a folder for it can be written."""
-    try:
-        return njit(cache=True, nogil=True)(function)
-    except RuntimeError:
-        return njit(nogil=True)(function)
-
-
-@compiled
-def _split(  # type: ignore[no-untyped-def]
-    scores, labels, first, width, values, rows, found
-):
-    """Copy cases to the front and controls to the back of `values` [width, N + 2]; return the first bad column or -1.
-
-    Both places are written for every row and the one that applies is kept: nothing to mispredict. `rows` takes the row
-    numbers likewise unless it is empty.
-    """
-    n_rows = scores.shape[0]
-    last = n_rows + 1
-    bad = -1
-    with_rows = rows.shape[1] > 0
-    copy, marks = np.empty((width, TILE), dtype=scores.dtype), np.empty((width, TILE), dtype=np.int8)
-    for c in range(width):
-        found[0, c] = 0
-        found[1, c] = 0
-    for top in range(0, n_rows, TILE):
-        size = min(TILE, n_rows - top)
-        for c in range(width):
-            for i in range(size):
-                copy[c, i] = scores[top + i, first + c]
-                marks[c, i] = labels[top + i, first + c]
-        for c in range(width):
-            wrong = 0
-            for i in range(size):
-                x, label = copy[c, i], marks[c, i]
-                wrong |= ((x != x) & (label >= 0)) | (label > 1) | (label < -1)
-            m, n = found[0, c], last - found[1, c]
-            for i in range(size):
-                x, label = copy[c, i], marks[c, i]
-                values[c, m] = x
-                values[c, n] = x
-                if with_rows:
-                    rows[c, m] = top + i
-                    rows[c, n] = top + i
-                m += label == 1
-                n -= label == 0
-            found[0, c], found[1, c] = m, last - n
-            if wrong and (bad < 0 or first + c < bad):
-                bad = first + c
-    return bad
 
 
 @compiled
@@ -129,7 +75,7 @@ def _step(x, edge, n_steps):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _heads(distinct, d, heads, n_steps, edge):  # type: ignore[no-untyped-def]
+def heads_of(distinct, d, heads, n_steps, edge):  # type: ignore[no-untyped-def]
     """Fill `heads` with the place of the first value of each step; return the most values of a step."""
     filled, crowd, alone = 0, 0, 0
     for k in range(d):
@@ -148,7 +94,7 @@ def _heads(distinct, d, heads, n_steps, edge):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _place(values, places, distinct, heads, edge, n_steps, crowd, counts):  # type: ignore[no-untyped-def]
+def place_among(values, places, distinct, heads, edge, n_steps, crowd, counts):  # type: ignore[no-untyped-def]
     """Fill `places` with the number of distinct values below each value, doubled, plus the tie, and count them.
 
     `distinct` ends with NaN. What lies at the head of the next step is above x, so that the search stops by itself.
@@ -233,7 +179,7 @@ def _column(  # type: ignore[no-untyped-def]
         weight[d] += 1
     d += 1
     if d < m:
-        crowd = max(_heads(scratch, d, heads, n_steps, edge), crowd if n_steps == 1 else 0)
+        crowd = max(heads_of(scratch, d, heads, n_steps, edge), crowd if n_steps == 1 else 0)
     # What lies above the last value is found at d, which equals no control.
     scratch[d] = np.nan
 
@@ -241,9 +187,9 @@ def _column(  # type: ignore[no-untyped-def]
     first = last - n + 1
     if with_cases:
         # Counted too, and forgotten: what is kept of a case is its place.
-        _place(values[:m], places[:m], scratch, heads, edge, n_steps, crowd, counts)
+        place_among(values[:m], places[:m], scratch, heads, edge, n_steps, crowd, counts)
         counts[: 2 * d + 1] = 0
-    _place(values[first:], places[first:], scratch, heads, edge, n_steps, crowd, counts)
+    place_among(values[first:], places[first:], scratch, heads, edge, n_steps, crowd, counts)
 
     total, below, precision, left = 0, 0, 0.0, m
     for k in range(d):
@@ -338,11 +284,11 @@ def _run(  # type: ignore[no-untyped-def]
     spare = np.empty((4, 1))
     for first in range(0, size, width):
         taken = min(width, size - first)
-        bad = _split(scores, labels, first, taken, values, rows, ends)
+        bad = split(scores, labels, first, taken, values, rows, ends)
         if bad >= 0:
             return bad
         if paired:
-            bad = _split(other, labels, first, taken, second, nothing, ends)
+            bad = split(other, labels, first, taken, second, nothing, ends)
             if bad >= 0:
                 return bad
         for c in range(taken):

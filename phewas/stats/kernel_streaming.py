@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from phewas.stats.kernel import FEW, compiled
+from phewas.stats.kernel import heads_of, place_among
+from phewas.stats.kernel_rows import compiled
 
 CASE = 1 << 30
 """Mark of a case in a patient's number of controls."""
@@ -56,43 +57,22 @@ def gather(scores, labels, codes):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def table(distinct, d, heads):  # type: ignore[no-untyped-def]
-    """Fill `heads` with the place of the first value of each of equal steps; return where they begin and their scale.
-
-    `heads` has a power of two and one more entries. Scale 0: one step for all.
-    """
-    steps = len(heads) - 1
+def table(distinct, d, heads, edge):  # type: ignore[no-untyped-def]
+    """Fill `heads` [n_steps + 2] and `edge` [4] as `phewas.stats.kernel` does; return number of steps and crowd."""
+    steps = len(heads) - 2
     first, last = 0, d - 1
     while first < last and distinct[first] == -np.inf:
         first += 1
     while last > first and distinct[last] == np.inf:
         last -= 1
     low, high = np.float64(distinct[first]), np.float64(distinct[last])
-    scale = steps / (high - low) if high > low else 0.0
-    if not (scale > 0.0 and scale < np.inf):
-        heads[0] = 0
-        heads[1:] = d
-        return 0.0, 0.0
-    filled = 0
-    for k in range(d):
-        b = _step(distinct[k], low, scale, steps)
-        while filled <= b:
-            heads[filled] = k
-            filled += 1
-    while filled <= steps:
-        heads[filled] = d
-        filled += 1
-    return low, scale
-
-
-@compiled
-def _step(x, low, scale, steps):  # type: ignore[no-untyped-def]
-    t = (np.float64(x) - low) * scale
-    if not t > 0.0:
-        return 0
-    if t >= steps:
-        return steps - 1
-    return np.int64(t)
+    edge[:] = 0.0
+    edge[0] = low
+    edge[1] = steps / (high - low) if high > low else 0.0
+    if not (edge[1] > 0.0 and edge[1] < np.inf):
+        edge[0], edge[1], steps = 0.0, 0.0, 1
+    edge[3] = steps - 1
+    return steps, heads_of(distinct, d, heads, steps, edge)
 
 
 @compiled
@@ -109,7 +89,7 @@ def _close(s, k, tally):  # type: ignore[no-untyped-def]
 
 @compiled
 def fold(  # type: ignore[no-untyped-def]
-    scores, labels, slots, distinct, left, heads, low, scale, counts, sums, kinds, n_local, closing, tally
+    scores, labels, slots, distinct, left, heads, edge, n_steps, crowd, counts, sums, kinds, n_local, closing, tally
 ):
     """Place the controls of one column of a block and add them to what is known of it.
 
@@ -119,7 +99,10 @@ def fold(  # type: ignore[no-untyped-def]
         [n]; the slot of a row is -1 for a patient without other rows, below `n_local` for one within the block alone,
         and `n_local` plus a place in `sums` otherwise.
     distinct, left
-        Values of the cases, ascending [d], and how many cases are at or above each, with a 0 at the end [d + 1].
+        Values of the cases, ascending, with NaN at the end, and how many cases are at or above each, with 0 at the end
+        [d + 1].
+    heads, edge, n_steps, crowd
+        From `table`.
     counts
         int32 [2 d + 1], controls below, onto, between the values.
     sums, kinds
@@ -135,39 +118,46 @@ def fold(  # type: ignore[no-untyped-def]
         Of the patients finished here that have both cases and controls.
     """
     here_s, here_k = np.zeros(n_local, dtype=np.int64), np.zeros(n_local, dtype=np.int32)
-    d, steps = len(distinct), len(heads) - 1
+    values, own = np.empty(len(scores) + 1, dtype=scores.dtype), np.empty(len(scores) + 1, dtype=np.int32)
+    n = 0
     for i in range(len(scores)):
-        label = labels[i]
-        if label == 0:
-            x = scores[i]
-            b = _step(x, low, scale, steps)
-            k, end = heads[b], heads[b + 1]
-            while end - k > FEW:
-                middle = (k + end) >> 1
-                if distinct[middle] < x:
-                    k = middle + 1
-                else:
-                    end = middle
-            while k < end and distinct[k] < x:
-                k += 1
-            tie = k < d and distinct[k] == x
-            counts[2 * k + tie] += np.int32(1)
-            slot = slots[i]
-            doubled = np.int64(left[k]) + (left[k + 1] if tie else left[k])
-            if slot < 0:
-                _close(doubled, 1, tally)
-            elif slot < n_local:
-                here_s[slot] += doubled
-                here_k[slot] += np.int32(1)
-            else:
-                sums[slot - n_local] += doubled
-                kinds[slot - n_local] += np.int32(1)
-        elif label == 1:
+        values[n], own[n] = scores[i], slots[i]
+        n += labels[i] == 0
+    for i in range(len(scores)):
+        if labels[i] == 1:
             slot = slots[i]
             if slot >= n_local:
                 kinds[slot - n_local] |= np.int32(CASE)
             elif slot >= 0:
                 here_k[slot] |= np.int32(CASE)
+    places = np.empty(n, dtype=np.int32)
+    place_among(values[:n], places, distinct, heads, edge, n_steps, crowd, counts)
+    high2, mixed2, low2, total, alone = 0, 0, 0, 0, 0
+    for i in range(n):
+        k = places[i] >> 1
+        doubled = np.int64(left[k]) + np.int64(left[k + (places[i] & 1)])
+        slot = own[i]
+        # Of those without other rows the squares are added at once, without a branch that nobody could foresee.
+        single = np.int64(slot < 0)
+        high, rest = doubled >> SPLIT, doubled & ((1 << SPLIT) - 1)
+        high2 += single * high * high
+        mixed2 += single * high * rest
+        low2 += single * rest * rest
+        total += single * doubled
+        alone += single
+        if slot >= n_local:
+            sums[slot - n_local] += doubled
+            kinds[slot - n_local] += np.int32(1)
+        elif n_local:
+            slot = max(slot, 0)
+            here_s[slot] += (1 - single) * doubled
+            here_k[slot] += np.int32(1 - single)
+    tally[0] += high2
+    tally[1] += mixed2
+    tally[2] += low2
+    tally[3] += total
+    tally[4] += alone
+    tally[5] += alone
     mixed = 0
     for slot in range(n_local):
         mixed += here_k[slot] > CASE

@@ -36,8 +36,8 @@ class Column:
 
     Attributes
     ----------
-    distinct, left
-        Values of the cases, ascending [d]; cases at or above each, 0 at the end, int32 [d + 1].
+    distinct, ended, left
+        Values of the cases, ascending [d]; the same with NaN at the end; cases at or above each, 0 at the end, int32 [d + 1].
     owners
         int32 [m], patient of each case by rising score; empty where rows are independent.
     counts
@@ -50,14 +50,16 @@ class Column:
 
     def __init__(self, distinct: NDArray[Any], left: NDArray[np.int32], owners: NDArray[np.int32], n_controls: int,
                  n_spanning: int) -> None:
-        self.distinct, self.left, self.owners, self.n_controls = distinct, left, owners, n_controls
+        self.ended = np.append(distinct, np.asarray(np.nan, dtype=distinct.dtype))
+        self.distinct, self.left, self.owners, self.n_controls = self.ended[:-1], left, owners, n_controls
         self.counts = np.zeros(2 * len(distinct) + 1, dtype=np.int32)
         self.tally = np.zeros(6, dtype=np.int64)
         self.sums = np.zeros(n_spanning, dtype=np.int64)
         self.kinds = np.zeros(n_spanning, dtype=np.int32)
         self.both: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] = []
         self.heads: NDArray[np.int32] | None = None
-        self.low = self.scale = 0.0
+        self.edge = np.zeros(4, dtype=distinct.dtype)
+        self.steps = self.crowd = 0
 
     @classmethod
     def of(cls, values: NDArray[Any], owners: NDArray[np.int32], n_controls: int, n_spanning: int) -> Column:
@@ -87,11 +89,12 @@ class Column:
                 steps = 16
                 while steps < 2 * len(self.distinct) and steps < MAX_STEPS:
                     steps *= 2
-                self.heads = np.empty(steps + 1, dtype=np.int32)
-                self.low, self.scale = kernel_streaming.table(self.distinct, len(self.distinct), self.heads)
+                self.heads = np.empty(steps + 2, dtype=np.int32)
+                self.steps, self.crowd = kernel_streaming.table(
+                    self.distinct, len(self.distinct), self.heads, self.edge)
             at, totals, numbers = kernel_streaming.fold(
-                scores, labels, slots, self.distinct, self.left, self.heads, self.low, self.scale, self.counts,
-                self.sums, self.kinds, n_local, closing, self.tally)
+                scores, labels, slots, self.ended, self.left, self.heads, self.edge, self.steps, self.crowd,
+                self.counts, self.sums, self.kinds, n_local, closing, self.tally)
         else:
             at, totals, numbers = self._fold(scores, labels, slots, n_local, closing)
         if len(at):

@@ -86,6 +86,10 @@ def associate(
     end: Annotated[
         str | None, typer.Option(help="cox: column of the last day of follow-up.", rich_help_panel=DATA)
     ] = None,
+    small_cell: Annotated[
+        int, typer.Option(min=0, help="Counts below this are hidden in the table, and what would give them away; 0: "
+                          "exact counts, which are not for sharing.", rich_help_panel=RESULTS)
+    ] = 11,
 ) -> None:
     """Associate a predictor with every phenotype, one regression each, with covariates.
 
@@ -104,9 +108,11 @@ def associate(
         raise ConfigError(f"there is no likelihood ratio test for {model.value} models", cure="leave out --test lrt")
     import polars as pl
 
+    from phewas.reports.tables import csv_safe
     from phewas.rundir import atomic
     from phewas.schema import LABELS_PATH
     from phewas.stats.association_inputs import patient_column, read_outcomes, read_table
+    from phewas.stats.association_shown import as_text, hide_small
     from phewas.stats.association_table import Options, read_run
     from phewas.stats.association_table import associate as compute
 
@@ -133,14 +139,17 @@ def associate(
         frame, outcomes, predictor=asked, covariates=_listed(covariates), categorical=_listed(categorical),
         clusters=clusters, scores=scores, follow_up=(start, end) if start and end else None,
         options=Options(model=model.value, test=test.value, firth_below=firth_below, min_cases=min_cases))
+    shown = hide_small(found, small_cell=small_cell)
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic(out) as handle:
         if out.suffix.lower() == ".parquet":
-            found.write_parquet(handle)
+            shown.write_parquet(handle)
         else:
-            found.write_csv(handle, separator="\t" if out.suffix.lower() == ".tsv" else ",")
+            csv_safe(as_text(shown, small_cell=small_cell)).write_csv(
+                handle, separator="\t" if out.suffix.lower() == ".tsv" else ",")
     typer.echo(_summary(found, rows=len(frame), absent=outcomes.absent))
-    typer.echo(f"Table: {out}")
+    typer.echo(f"Table: {out} " + (f"(counts below {small_cell} are hidden)" if small_cell else
+                                   "(exact counts: not for sharing)"))
 
 
 def _listed(text: str) -> list[str]:
@@ -172,8 +181,10 @@ def _summary(found, *, rows: int, absent: int) -> str:  # type: ignore[no-untype
         f"{(fitted['p_bonferroni'] < 0.05).sum():,} after Bonferroni's correction.",
     ]
     if absent:
-        lines.insert(1, f"{absent:,} persons have no row among the phenotypes.")
-    missing = int(found["n_missing"].max() or 0)
+        lines.insert(1, f"{absent:,} persons have no row among the phenotypes: controls where these are counts, "
+                     "neither case nor control where they are labels (phewas map --no-labels writes counts alone).")
+    # A phenotype without a score of its own lacks it in every row, which the number of models tells.
+    missing = int(fitted["n_missing"].max() or 0)
     if missing:
         lines.insert(1, f"Up to {missing:,} rows lack the predictor or a covariate and are left out.")
     return "\n".join(lines)

@@ -179,9 +179,36 @@ def test_a_run_associates_each_phenotype_with_its_own_score(tmp_path):
     assert (found["beta"][0], found["SE"][0]) == pytest.approx((fit.params[-1], fit.bse[-1]), rel=1e-5)
 
 
+def test_small_counts_are_hidden_unless_asked_for(tables):
+    wide = pl.DataFrame({"person_id": [f"{k:05d}" for k in range(N)],
+                         "rare": [1] * 7 + [0] * (N - 7), "common": [1, 0] * (N // 2)})
+    wide.write_csv(tables / "rare.csv")
+    asked = (tables / "persons.csv", "--phenotypes", tables / "rare.csv", "--predictor", "dose", "--min-cases", 5)
+    assert "below 11 are hidden" in go(*asked, "--out", tables / "shown.csv")
+    rare, common = pl.read_csv(tables / "shown.csv", infer_schema=False).to_dicts()
+    assert (rare["n_cases"], rare["n_case_patients"], rare["p"], rare["counts_rounded"]) == ("<11", "<11", None, "true")
+    assert int(rare["n_controls"]) % 10 == 0
+    assert int(rare["n_total"]) % 10 == 0
+    assert (common["n_cases"], common["counts_rounded"]) == (str(N // 2), "false")
+    assert common["p"] is not None
+    assert "not for sharing" in go(*asked, "--small-cell", 0, "--out", tables / "raw.parquet")
+    assert pl.read_parquet(tables / "raw.parquet")["n_cases"].to_list() == [7, N // 2]
+    few = go(*asked[:-1], 20, "--out", tables / "few.csv")
+    assert "1 with too few" in few
+    assert pl.read_csv(tables / "few.csv")["note"][0] == "no model: <11 case patients, fewer than 20"
+
+
 def test_mistakes_are_told_with_their_cure(tables):
-    persons, mapped = tables / "persons.csv", tables / "mapped"
+    mapped = tables / "mapped"
+    pl.read_csv(tables / "persons.csv", schema_overrides={"person_id": pl.String}).with_columns(
+        same=pl.lit(3), blank=pl.lit(None, pl.String)).write_csv(tables / "odd.csv")
+    persons = tables / "odd.csv"
+    with pytest.raises(SchemaError, match=r"there is no .*nowhere"):
+        go(persons, "--phenotypes", tables / "nowhere", "--predictor", "dose", "--out", tables / "x.csv")
     for options, words in (
+        (["--predictor", "same"], "same is 3 in every row"),
+        (["--predictor", "dose", "--covariates", "blank"], "covariate blank is empty"),
+        (["--predictor", "dose", "--covariates", "agee"], "Did you mean age"),
         (["--predictor", "doze"], "Did you mean dose"),
         (["--predictor", "site"], "3 different values"),
         (["--predictor", "begin"], "numbers"),
