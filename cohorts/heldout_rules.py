@@ -111,8 +111,8 @@ def by_manifest(path: Path, cohort: Cohort) -> Sides:
 def by_model(folder: Path, cohort: Cohort, names: Sequence[str]) -> Sides:
     """Hold out everyone but those whom a finished model has met.
 
-    Patients are told by their identifiers in a cohort of one of `names`: this cohort's own, and those of others with the
-    same identifiers. Under any other name they are strangers, whoever they are.
+    Patients are told by their identifiers in a cohort of one of `names`: this cohort's own, and those of others with
+    the same identifiers. Under any other name they are strangers, whoever they are.
 
     Raises
     ------
@@ -134,8 +134,8 @@ def by_model(folder: Path, cohort: Cohort, names: Sequence[str]) -> Sides:
     if where in names:
         sides = Sides(notes=[f"{words}, {told(len(known))} of whom are in this cohort."])
     else:
-        sides = Sides(notes=[f"{words}, which are taken for others than those of {names[0]}; if they are the same, under "
-                             f"the same identifiers, say so: same_patients_as = [\"{where}\"]."])
+        sides = Sides(notes=[f"{words}, which are taken for others than those of {names[0]}; if they are the same, "
+                             f"under the same identifiers, say so: same_patients_as = [\"{where}\"]."])
     sides.put(known, "excluded", "the model was fitted on this patient")
     sides.put(usable - known, "held_out", "not met by the model")
     return sides
