@@ -50,6 +50,8 @@ class CohortCard:
     covariates
         Columns of the source (without ``src_``) that are known when the signal begins. Only these may ever stand beside
         the encoder as covariates; a column that is not listed is taken to be known only afterwards.
+    same_patients_as
+        Other cohorts with the same patients under the same identifiers: whom a model has met there, it has met here.
     vitals, arrival
         Those of the covariates that are vital signs, and those that say how the patient arrived.
     settings
@@ -75,6 +77,7 @@ class CohortCard:
     mains_hz: int | None = None
     notes: tuple[str, ...] = ()
     covariates: tuple[str, ...] = ()
+    same_patients_as: tuple[str, ...] = ()
     vitals: tuple[str, ...] = ()
     arrival: tuple[str, ...] = ()
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

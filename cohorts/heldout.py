@@ -33,7 +33,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -156,6 +156,7 @@ def assign(
     root: Path | None,
     tuning_share: float = 0.1,
     manifest: Path | None = None,
+    same_patients_as: Sequence[str] = (),
 ) -> None:
     """Give every patient one side, and write splits, ``cohort/disjointness.json`` and ``cohort/flow_split.parquet``.
 
@@ -179,6 +180,8 @@ def assign(
         Share of the training patients set aside for tuning, in [0, 1).
     manifest
         List of the encoder's pretraining patients that ``auto`` takes; None where there is none. Other rules ignore it.
+    same_patients_as
+        Further cohorts whose patients have the identifiers of this one's, beside those that the card names.
 
     Raises
     ------
@@ -201,7 +204,7 @@ def assign(
     if name == "manifest":
         sides = by_manifest(Path(argument), cohort)
     elif name == "model":
-        sides = by_model(Path(argument), cohort, card.name)
+        sides = by_model(Path(argument), cohort, [card.name, *card.same_patients_as, *same_patients_as])
     elif name == "no-synchronous-ppg-ecg":
         sides = by_synchrony(cohort)
     elif name == "official" and argument == "file":

@@ -6,7 +6,7 @@ What the rules mean is said once, in `phewas.cohorts.heldout`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,8 +108,11 @@ def by_manifest(path: Path, cohort: Cohort) -> Sides:
     return sides
 
 
-def by_model(folder: Path, cohort: Cohort, name: str) -> Sides:
-    """Hold out everyone but those whom a finished model has met, which can be only in a cohort of the same name.
+def by_model(folder: Path, cohort: Cohort, names: Sequence[str]) -> Sides:
+    """Hold out everyone but those whom a finished model has met.
+
+    Patients are told by their identifiers in a cohort of one of `names`: this cohort's own, and those of others with
+    the same identifiers. Under any other name they are strangers, whoever they are.
 
     Raises
     ------
@@ -126,8 +129,13 @@ def by_model(folder: Path, cohort: Cohort, name: str) -> Sides:
             cure="check --model, or fit the model anew with this version",
         ) from error
     usable = set(cohort.usable)
-    known = {p for p in usable if f"{hashed('fitted-on', name, p):032x}" in met} if where == name else set()
-    sides = Sides(notes=[f"The model was fitted on {told(len(met))} patients of {where or 'an unnamed cohort'}."])
+    known = {p for p in usable if f"{hashed('fitted-on', where, p):032x}" in met} if where in names else set()
+    words = f"The model was fitted on {told(len(met))} patients of {where or 'an unnamed cohort'}"
+    if where in names:
+        sides = Sides(notes=[f"{words}, {told(len(known))} of whom are in this cohort."])
+    else:
+        sides = Sides(notes=[f"{words}, which are taken for others than those of {names[0]}; if they are the same, "
+                             f"under the same identifiers, say so: same_patients_as = [\"{where}\"]."])
     sides.put(known, "excluded", "the model was fitted on this patient")
     sides.put(usable - known, "held_out", "not met by the model")
     return sides

@@ -34,12 +34,14 @@ from phewas.cohorts.base import FolderSource, fingerprint_of, load_card, losses,
 from phewas.cohorts.csvtext import TextTable, parse_number, parse_time
 from phewas.cohorts.matching import match
 from phewas.cohorts.mimic import take_subjects
+from phewas.cohorts.numerics import temperature_c
 from phewas.cohorts.records import CHANNELS, LEADS, pieces_frame, read_records
 from phewas.errors import CohortError
 from phewas.schema import Recordings
 
 HOSP = ("patients", "admissions", "diagnoses_icd")
-ED = ("edstays", "diagnosis")
+ED = ("edstays", "diagnosis", "triage")
+TRIAGE = ("heartrate", "resprate", "o2sat", "sbp", "dbp")  # and the temperature, in either unit
 VERSIONS = {"9": "ICD9CM", "10": "ICD10CM"}
 CODED = ("subject_id", "icd_code", "icd_version")
 RECORD_LIST = "record_list"
@@ -148,7 +150,9 @@ class Mimic4(FolderSource):
         kept, rejects = take_encounters(rows)
         kept, unread = _ages(kept, people)
         patients, lost = take_subjects(people, kept)
-        encounters = to_encounters(kept, keep=("kind",))
+        kept, lost_triage = _triage(files, kept)
+        own = [name for name in kept.columns if name in ("kind", "arrival_transport", "temperature_C", *TRIAGE)]
+        encounters = to_encounters(kept, keep=own)
         cells = pl.concat([rows for _, rows in coded])
         diagnoses, lost_codes = take_diagnoses(cells, encounters=encounters, patients=patients, own_date=False)
         recordings, lost_files, n_files = self._recordings(root, encounters, patients, workers)
@@ -158,7 +162,8 @@ class Mimic4(FolderSource):
             encounters=encounters,
             recordings=recordings,
             diagnoses=diagnoses,
-            rejects=[*(t.rejects for t, _ in (*stays, *coded)), *rejects, unread, *lost, *lost_codes, *lost_files],
+            rejects=[*(t.rejects for t, _ in (*stays, *coded)), *rejects, unread, *lost_triage, *lost, *lost_codes,
+                     *lost_files],
             channel=self.card.index_channel,
             n_read={
                 "encounters": sum(t.n_rows for t, _ in stays),
@@ -209,15 +214,46 @@ def _stays(files: dict[str, Path]) -> list[tuple[TextTable, pl.DataFrame]]:
         if name not in files:
             continue
         # Releases before 2.0 call the column ethnicity.
-        got = read_any(files[name], needs=("subject_id", key, start, end), optional=("race", "ethnicity"),
-                       table="encounters")  # fmt: skip
+        got = read_any(files[name], needs=("subject_id", key, start, end),
+                       optional=("race", "ethnicity", "arrival_transport"), table="encounters")  # fmt: skip
         rows = got.rows.select(
             "source_row", pl.lit(name).alias("source"), pl.col(key).alias("encounter_id"),
             pl.col("subject_id").alias("patient_id"), pl.col(start).alias("start"), pl.col(end).alias("end"),
             pl.coalesce("race", "ethnicity").alias("race"), pl.lit(kind).alias("kind"),
+            "arrival_transport",
         )  # fmt: skip
         out.append((got, rows))
     return out
+
+
+def _triage(files: dict[str, Path], kept: pl.DataFrame) -> tuple[pl.DataFrame, list[pl.DataFrame]]:
+    """Return the encounters with the vital signs that the emergency department notes on arrival, and what was lost.
+
+    Columns `temperature_C` (degrees Celsius, whichever unit was written) and `TRIAGE`, float64, null for admissions;
+    none of them where there is no table triage, and no `arrival_transport` where no stay has one.
+    """
+    if not kept["arrival_transport"].count():
+        kept = kept.drop("arrival_transport")
+    if "triage" not in files:
+        return kept, []
+    got = read_any(files["triage"], needs=("subject_id", "stay_id"), optional=("temperature", *TRIAGE),
+                   table="encounters")  # fmt: skip
+    stays = kept.filter(pl.col("kind") == "emergency").select(stay_id="encounter_id", subject_id="patient_id")
+    known = got.rows.with_columns(source=pl.lit("triage")).join(
+        stays.with_columns(known=pl.lit(value=True)), on=["stay_id", "subject_id"], how="left", maintain_order="left")
+    rejects = [got.rejects, told(known.filter(pl.col("known").is_null()), table="encounters",
+                                 reason="unknown_encounter", detail="vital signs of no stay that was taken")]
+    rows = known.filter(pl.col("known").is_not_null())
+    again = ~pl.col("stay_id").is_first_distinct()
+    rejects.append(told(rows.filter(again), table="encounters", reason="duplicate_encounter"))
+    rows = rows.filter(~again)
+    values = rows.with_columns(parse_number(pl.col(name)).alias(name) for name in ("temperature", *TRIAGE))
+    for name in ("temperature", *TRIAGE):
+        unread = rows[name].is_not_null() & values[name].is_null()
+        rejects.append(told(rows.filter(unread), table="encounters", reason="bad_number", detail=name))
+    values = values.select(pl.col("stay_id").alias("encounter_id"), temperature_c(pl.col("temperature")).alias(
+        "temperature_C"), *TRIAGE, kind=pl.lit("emergency"))
+    return kept.join(values, on=["encounter_id", "kind"], how="left", maintain_order="left"), rejects
 
 
 def _coded(files: dict[str, Path]) -> list[tuple[TextTable, pl.DataFrame]]:

@@ -263,6 +263,8 @@ class RunConfig(Part):
     weights: str | None = None
     fit: Literal["finetune", "probe"] | None = None
     heldout: str | None = None
+    # Cohorts whose patients are this one's, under the same identifiers: whom a model has met there, it has met here.
+    same_patients_as: list[str] = []
     seed: int = 0
     workers: int | None = Field(None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -223,6 +223,7 @@ def _split(made: Plan, _: str) -> None:
         card=made.source.card,
         root=made.source.data_root(made.root, made.out),
         manifest=made.manifest,
+        same_patients_as=made.config.same_patients_as,
     )
 
 

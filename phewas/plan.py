@@ -134,7 +134,8 @@ class Plan:
             case "split":
                 rule = self.heldout
                 if self.model is not None:
-                    return {"heldout": "model", "model": self.weights_sha256, "seed": config.seed}
+                    same = {"same_patients_as": [*card.same_patients_as, *config.same_patients_as]}
+                    return {"heldout": "model", "model": self.weights_sha256, "seed": config.seed} | same
                 manifest = Path(rule.removeprefix("manifest:")) if rule.startswith("manifest:") else self.manifest
                 return {
                     "heldout": rule,

@@ -48,7 +48,10 @@ def control_tables(
     rows: list[dict[str, Any]] = []
     for kind in ("negative", "positive"):
         own = table.filter(pl.col("kind") == kind)
-        tested = results.filter(in_family() & pl.col("phenotype").is_in(own["phenotype"].to_list()))
+        named = results.filter((pl.col("status") == "tested") & pl.col("phenotype").is_in(own["phenotype"].to_list()))
+        # Of identical labels the one that is in the family speaks, whether or not it is on the list itself.
+        voices = named.select(pl.coalesce("same_as", "phenotype")).to_series().unique().to_list()
+        tested = results.filter(in_family() & pl.col("phenotype").is_in(voices))
         n = tested.height
         bounded = tested["auc_low"].drop_nulls()
         row: dict[str, Any] = {

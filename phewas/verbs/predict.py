@@ -36,6 +36,11 @@ def predict(
     aggregate: Annotated[
         Aggregate | None, typer.Option(help="An encounter's score from its segments. Default: mean (logit).")
     ] = None,
+    same_patients_as: Annotated[
+        list[str] | None,
+        typer.Option(help="A cohort whose patients are this one's, under the same identifiers: whom the model has met "
+                     "there is left out. May be given again.", show_default=False),
+    ] = None,
     segments: Annotated[bool, typer.Option("--segments", help="Keep the logits of every segment, too.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder. Default: phewas-runs/COHORT-ENCODER-applied.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the choice of windows. Default: 0.")] = None,
@@ -58,7 +63,7 @@ def predict(
     finished = Finished.open(model)
     options: dict[str, Any] = {
         "cohort": cohort, "data": data, "encoder": finished.meta["encoder"], "seed": seed, "workers": workers,
-        "device": device.value if device else None,
+        "device": device.value if device else None, "same_patients_as": same_patients_as or None,
         "segments": {"window_s": finished.window_s},
         "learn": {"aggregate": aggregate.value if aggregate else None, "segment_predictions": segments or None},
     }  # fmt: skip

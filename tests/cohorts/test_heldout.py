@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from phewas.cohorts.heldout import RULES, assign, contamination, in_words, parse
 from phewas.cohorts.heldout_rules import SPLIT_TABLE, tainted_patients
 from phewas.errors import ConfigError, PhewasWarning, SchemaError, SplitError
 from phewas.schema import Diagnoses, Encounters, Patients, Recordings, Splits
+from phewas.seeds import hashed
 
 CARD = get("mcmed").card
 T0 = dt.datetime(2264, 3, 1, 12)
@@ -65,6 +67,29 @@ def split(run: Path, rule: str, *, root: Path | None = None, seed: int = 0, pret
     sides = dict(Splits.read(run).select("patient_id", "split").iter_rows())
     report: dict[str, Any] = json.loads((run / "cohort/disjointness.json").read_text())
     return sides, report
+
+
+def test_whom_a_model_has_met_is_left_out_under_every_name_of_the_cohort(tmp_path: Path) -> None:
+    run, model = many(tmp_path / "run", 30), tmp_path / "model"
+    model.mkdir()
+    marks = [f"{hashed('fitted-on', 'mcmed', f'p{k}'):032x}" for k in range(12)]
+    (model / "fitted_on.json").write_text(json.dumps({"cohort": "mcmed", "patients": marks}))
+
+    def excluded(card: Any, **more: Any) -> set[str]:
+        assign(run, rule=f"model:{model}", seed=0, pretraining=(), pretrained=True, card=card, root=None, **more)
+        return set(Splits.read(run).filter(pl.col("split") == "excluded")["patient_id"])
+
+    met = {f"p{k}" for k in range(12)}
+    other = replace(CARD, name="ours")
+    assert excluded(CARD) == met
+    assert excluded(other) == set()
+    note = json.loads((run / "cohort/disjointness.json").read_text())["note"]
+    assert 'same_patients_as = ["mcmed"]' in note
+    assert excluded(other, same_patients_as=["elsewhere", "mcmed"]) == met
+    assert "12 of whom are in this cohort" in json.loads((run / "cohort/disjointness.json").read_text())["note"]
+    assert excluded(replace(other, same_patients_as=("mcmed",))) == met
+    assert get("mimic4").card.same_patients_as == ("mimic4ecg",)
+    assert get("mimic4ecg").card.same_patients_as == ("mimic4",)
 
 
 def test_synchronous_patients_are_not_held_out(tmp_path: Path) -> None:

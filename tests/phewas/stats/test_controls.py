@@ -76,5 +76,7 @@ def test_identical_labels_count_once_and_untested_ones_not():
     areas = {"a": 0.7, "b": 0.7, "c": 0.5}
     found = summed(results_of(areas, same={"b": "a"}), dict.fromkeys(areas, "negative"))["negative"]
     assert (found["n_listed"], found["n_tested"], found["n_above"]) == (3, 2, 1)
+    spoken = summed(results_of(areas, same={"b": "a"}), {"b": "negative"})["negative"]
+    assert (spoken["n_listed"], spoken["n_tested"], spoken["median_auc"]) == (1, 1, 0.7)
     none = summed(results_of({"a": 0.5}, tested=False), {"a": "negative"})["negative"]
     assert (none["n_listed"], none["n_tested"], none["median_auc"], none["looks_seen"]) == (1, 0, None, None)
