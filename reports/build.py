@@ -18,7 +18,7 @@ from phewas.reports.latex import write_longtable
 from phewas.reports.manhattan import caption, manhattan
 from phewas.reports.material import Material, read_material
 from phewas.reports.meta import ReportMeta, flat, methods
-from phewas.reports.pagedata import as_json, cards, figure_data, packed, plotly_script
+from phewas.reports.pagedata import as_json, cards, figure_data, licence_of, packed, plotly_script
 from phewas.reports.reference import Reference
 from phewas.reports.shift import shift_rows, shift_warnings
 from phewas.reports.style import SCREEN_DPI, png
@@ -91,7 +91,8 @@ def build(run: Path, *, meta: ReportMeta, small_cell: int, reference: Reference 
                         "encoder": bool(meta.encoder_card)})
     compared_with = beside.rival_rows(material.beside, material.overview)
     page = html.render(
-        meta=meta, plotly=plotly_script(), figure_json=as_json(figure_data(material)),
+        meta=meta, plotly=(script := plotly_script()), plotly_packed=packed(script),
+        plotly_licence=licence_of(script), figure_json=as_json(figure_data(material)),
         cards_packed=packed(cards(material)), **parts,
         warnings=_warnings(meta, protected, parts["disjointness"], segments=material.segments)
         + beside.warnings(material.beside, protected) + shift_warnings(compared),

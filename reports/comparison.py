@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,7 @@ def comparison_figures(
     ]
     scattered = both.rename({"auc_b": "auc", "low_b": "auc_low", "high_b": "auc_high", "auc_a": "other_auc",
                              "low_a": "other_auc_low", "high_a": "other_auc_high"})
-    draw = {
+    draw: dict[str, Callable[[], Figure]] = {
         "encoders": lambda: pairs.scatter(scattered, ours=b, theirs=a, title=title, note=note),
         "miami": lambda: pairs.miami(halves[0], halves[1], names=(b, a), title=title, note=note, colours=colours,
                                      filled="better than the other at q < 0.05 (paired)"),

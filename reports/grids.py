@@ -87,7 +87,10 @@ def curve_grid(
         figure, axes = _grid(rows.height, title=title, foot=foot.strip())
         for i, (ax, row) in enumerate(zip(axes, rows.iter_rows(named=True), strict=True)):
             points = mine.filter(pl.col("phenotype") == row["phenotype"])
-            ax.plot(points["x"], points["y"], color=ACCENT, lw=1.1, gid="curve")
+            x, y = points["x"].to_list(), points["y"].to_list()
+            if curve == "pr":  # precision holds for the cases gained up to its point; between points it is not linear
+                x, y = [0.0, *x], [y[0], *y]
+            ax.plot(x, y, color=ACCENT, lw=1.1, gid="curve", drawstyle="steps-pre" if curve == "pr" else "default")
             ax.set_xlim(-0.02, 1.02)
             ax.set_ylim(-0.02, 1.02)
             ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])

@@ -155,7 +155,7 @@ def page_part(name: str) -> str:
 
 
 def render(
-    *, meta: ReportMeta, plotly: str, figure_json: str, cards_packed: str, **parts: Any
+    *, meta: ReportMeta, plotly: str, plotly_packed: str, figure_json: str, cards_packed: str, **parts: Any
 ) -> str:
     """Fill the template; autoescape is on, undefined names are an error, nothing is loaded from elsewhere.
 
@@ -171,8 +171,9 @@ def render(
     environment.filters["clean"] = clean
     # Style and scripts are files of this package and of plotly, not text from outside; the data escapes itself.
     return environment.get_template("report.html.j2").render(
-        meta=meta, css=Markup(css), script=Markup(script), script_hash=_hash(script), plotly=Markup(plotly),
-        plotly_hash=_hash(plotly), figure_json=Markup(figure_json), cards_packed=Markup(cards_packed), **parts,
+        meta=meta, css=Markup(css), script=Markup(script), script_hash=_hash(script), plotly_hash=_hash(plotly),
+        plotly_packed=Markup(plotly_packed), figure_json=Markup(figure_json), cards_packed=Markup(cards_packed),
+        **parts,
     )
 
 

@@ -19,12 +19,19 @@ from phewas.reports.tables import ROUNDED, estimate_text, interval_text, p_text,
 from phewas.schema import Definitions, Phenotypes
 
 MOST_CODES = 400  # of one phenotype and code system on its card; the workbook has all
-POINTS = 45  # of a ROC curve on a card
+POINTS = 45  # of a curve on a card
 
 
 def plotly_script() -> str:
-    """Return plotly.js as its Python package ships it, to be written into the page once."""
+    """Return plotly.js as its Python package ships it, to be packed into the page once."""
     return (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+
+
+def licence_of(script: str) -> str:
+    """Return the first comment of a script, which names it, its makers and its licence."""
+    head, end, _ = script.strip().partition("*/")
+    words = (line.strip(" *") for line in head.removeprefix("/**").splitlines())
+    return ". ".join(line for line in words if line) if end and head.startswith("/**") else ""
 
 
 def figure_data(m: Material) -> dict[str, Any]:
@@ -56,18 +63,20 @@ def cards(m: Material) -> dict[str, Any]:
     -------
     dict
         By identifier: ``d`` description, ``c`` chapter, ``n`` pairs of name and text, ``k`` codes by code system (and
-        how many were cut), ``r`` ROC as whole thousandths x, y, x, y, ..., ``s`` groups of patients.
+        how many were cut), ``r`` ROC and ``a`` precision-recall curve as whole thousandths x, y, x, y, ..., ``b``
+        prevalence in thousandths or None, ``s`` groups of patients.
     """
     tested = m.results.filter(pl.col("status") == "tested")
     names = tested.get_column("phenotype").to_list()
     codes = _codes(m.run, names)
-    curves, groups = _curves(m.curves), _groups(m)
+    roc, precision, groups = _curves(m.curves, "roc"), _curves(m.curves, "pr"), _groups(m)
     found = {}
     for r in tested.iter_rows(named=True):
         name = r["phenotype"]
         found[clean(name, width=40)] = {
             "d": clean(r["description"], width=600), "c": clean(r["chapter"], width=120), "n": _facts(r, m.small_cell),
-            "k": codes.get(name, {}), "r": curves.get(name, []), "s": groups.get(name, []),
+            "k": codes.get(name, {}), "r": roc.get(name, []), "a": precision.get(name, []),
+            "b": None if r["prevalence"] is None else round(r["prevalence"] * 1000, 1), "s": groups.get(name, []),
         }
     return found
 
@@ -113,11 +122,11 @@ def _codes(run: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _curves(curves: pl.DataFrame) -> dict[str, list[int]]:
-    roc = curves.filter(pl.col("curve") == "roc").sort("phenotype", "point")
+def _curves(curves: pl.DataFrame, kind: str) -> dict[str, list[int]]:
+    mine = curves.filter(pl.col("curve") == kind).sort("phenotype", "point")
     place, size = pl.int_range(pl.len()).over("phenotype"), pl.len().over("phenotype")
     step = ((size - 1) // POINTS + 1).cast(pl.Int64)
-    kept = roc.filter((place % step == 0) | (place == size - 1)).select(
+    kept = mine.filter((place % step == 0) | (place == size - 1)).select(
         "phenotype", *((pl.col(c) * 1000).round(0).cast(pl.Int64) for c in ("x", "y")))
     listed = kept.group_by("phenotype", maintain_order=True).agg(pl.concat_list("x", "y").explode().alias("xy"))
     return dict(listed.iter_rows())
@@ -146,6 +155,8 @@ def as_json(value: Any) -> str:
 
 
 def packed(value: Any) -> str:
-    """Return JSON as base64 of gzip, always the same for the same value; the browser unpacks it when a card opens."""
-    raw = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    """Return JSON, or a text as it is, as base64 of gzip, the same for the same value; the browser unpacks it."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"),
+                                                           allow_nan=False)
+    raw = text.encode()
     return base64.b64encode(gzip.compress(raw, compresslevel=9, mtime=0)).decode("ascii")

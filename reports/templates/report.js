@@ -5,15 +5,15 @@
   var table = byId("results");
   var cardsRead = null;
 
-  /* Cards: unpacked when the first one is opened. */
+  /* What is carried packed: plotly.js, and the cards, unpacked when the first one is opened. */
+  function unpack(name) {
+    var text = atob(byId(name).textContent.trim());
+    var bytes = new Uint8Array(text.length);
+    for (var i = 0; i < text.length; i += 1) { bytes[i] = text.charCodeAt(i); }
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip")));
+  }
   function readCards() {
-    if (!cardsRead) {
-      var text = atob(byId("card-data").textContent.trim());
-      var bytes = new Uint8Array(text.length);
-      for (var i = 0; i < text.length; i += 1) { bytes[i] = text.charCodeAt(i); }
-      var stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-      cardsRead = new Response(stream).json();
-    }
+    if (!cardsRead) { cardsRead = unpack("card-data").json(); }
     return cardsRead;
   }
 
@@ -24,17 +24,18 @@
     return element;
   }
 
-  function drawRoc(place, xy) {
+  /* A curve in the unit square, in thousandths: the ROC by straight lines, precision by steps. */
+  function drawCurve(place, xy, how) {
     place.textContent = "";
     if (!xy.length) {
-      place.appendChild(make("p", "No ROC curve: fewer than 20 case patients.", "empty"));
+      if (how.empty) { place.appendChild(make("p", how.empty, "empty")); }
       return;
     }
     var space = "http://www.w3.org/2000/svg";
     var svg = document.createElementNS(space, "svg");
-    svg.setAttribute("viewBox", "-90 -20 1120 1140");
+    svg.setAttribute("viewBox", "-90 -80 1120 1200");
     svg.setAttribute("role", "img");
-    svg.setAttribute("aria-label", "ROC curve");
+    svg.setAttribute("aria-label", how.name + " curve; " + how.told);
     function add(name, values, text) {
       var element = document.createElementNS(space, name);
       Object.keys(values).forEach(function (key) { element.setAttribute(key, values[key]); });
@@ -42,13 +43,27 @@
       svg.appendChild(element);
     }
     add("path", { d: "M0 0V1000H1000", "class": "axis" });
-    add("path", { d: "M0 1000L1000 0", "class": "chance" });
-    var path = "";
-    for (var i = 0; i < xy.length; i += 2) { path += (i ? "L" : "M") + xy[i] + " " + (1000 - xy[i + 1]); }
+    if (how.chance) { add("path", { d: how.chance, "class": "chance" }); }
+    var path = how.steps ? "M0 " + (1000 - xy[1]) : "";
+    for (var i = 0; i < xy.length; i += 2) {
+      var down = 1000 - xy[i + 1];
+      path += how.steps ? "V" + down + "H" + xy[i] : (i ? "L" : "M") + xy[i] + " " + down;
+    }
     add("path", { d: path, "class": "curve" });
-    add("text", { x: 500, y: 1085, "text-anchor": "middle" }, "1 − specificity");
-    add("text", { x: -40, y: 500, "text-anchor": "middle", transform: "rotate(-90 -40 500)" }, "sensitivity");
+    add("text", { x: 500, y: -30, "text-anchor": "middle" }, how.name);
+    add("text", { x: 500, y: 1085, "text-anchor": "middle" }, how.x);
+    add("text", { x: -40, y: 500, "text-anchor": "middle", transform: "rotate(-90 -40 500)" }, how.y);
     place.appendChild(svg);
+  }
+  function drawCurves(card) {
+    drawCurve(byId("card-roc"), card.r, {
+      name: "ROC", x: "1 − specificity", y: "sensitivity", chance: "M0 1000L1000 0", told: "dashed: chance",
+      empty: "No curves: fewer than 20 case patients."
+    });
+    drawCurve(byId("card-pr"), card.a, {
+      name: "Precision-recall", x: "recall", y: "precision", steps: true,
+      chance: card.b === null ? "" : "M0 " + (1000 - card.b) + "H1000", told: "dashed: prevalence"
+    });
   }
 
   function open(name) {
@@ -65,7 +80,7 @@
         row.appendChild(make("dd", pair[1]));
         facts.appendChild(row);
       });
-      drawRoc(byId("card-roc"), card.r);
+      drawCurves(card);
       var groups = byId("card-groups");
       groups.textContent = "";
       if (card.s.length) {
@@ -182,10 +197,10 @@
       toImageButtonOptions: { format: "svg", filename: "phewas_" + measure }
     });
   }
-  /* plotly.js is carried as text and run once the page has been painted: it takes a second on a telephone. */
-  function start() {
+  /* plotly.js is unpacked and run once the page has been painted: it takes a second on a telephone. */
+  function start(source) {
     var script = make("script");
-    script.textContent = byId("plotly").textContent; // the page's policy knows its hash
+    script.textContent = source; // the page's policy knows its hash
     document.body.appendChild(script);
     if (!window.Plotly) { return; }
     byId("live").hidden = false;
@@ -220,7 +235,12 @@
     });
   }
   if (data.points.length) {
-    requestAnimationFrame(function () { setTimeout(start, 0); });
+    requestAnimationFrame(function () {
+      setTimeout(function () {
+        // A browser that cannot unpack it keeps the still figure.
+        if (window.DecompressionStream) { unpack("plotly").text().then(start); }
+      }, 0);
+    });
   }
 
   /* Copying the methods. */

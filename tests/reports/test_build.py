@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import dataclasses
 import gzip
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import openpyxl
 import polars as pl
@@ -53,9 +55,14 @@ class Reader(HTMLParser):
 def source_of(path):
     """Return the page without plotly's script, which is not ours and has millions of characters."""
     text = path.read_text(encoding="utf-8")
-    start = text.index("/**\n* plotly.js")
-    assert text.count("* plotly.js v") == 1
-    return text[:start] + text[text.index("</script>", start):]
+    head = '<script type="application/octet-stream" id="plotly">'
+    start = text.index(head) + len(head)
+    end = text.index("</script>", start)
+    script = gzip.decompress(base64.b64decode(text[start:end]))
+    assert script == (files("plotly") / "package_data" / "plotly.min.js").read_bytes()
+    assert base64.b64encode(hashlib.sha256(script).digest()).decode() in text[:start]
+    assert "Licensed under the MIT license" in text[:start]
+    return text[:start] + text[end:]
 
 
 def read(path):

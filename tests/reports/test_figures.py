@@ -171,6 +171,9 @@ def test_curves_only_from_twenty_case_patients(row, further, make_run):
         assert set(read_material(run, small_cell=threshold).curves["phenotype"]) == {"1.1"}
     figure = grids.curve_grid(read_material(run, small_cell=11).curves, results, curve="roc")
     assert len(marks(figure, "curve")) == 1
+    steps = marks(grids.curve_grid(read_material(run, small_cell=11).curves, results, curve="pr"), "curve")
+    assert [line.get_drawstyle() for line in steps] == ["steps-pre"]
+    assert steps[0].get_xdata()[:2].tolist() == [0.0, 0.0]
 
 
 def test_files_keep_text_as_text_and_their_bytes(phenome, further, make_run, tmp_path):

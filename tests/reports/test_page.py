@@ -110,6 +110,8 @@ def test_the_page_works(browser, page):
                   "Case patients"):
         assert words in card, words
     assert js("document.querySelector('#card-roc .curve').getAttribute('d').startsWith('M0 1000L')")
+    assert js("document.querySelector('#card-pr .curve').getAttribute('d').startsWith('M0 400V400H0')")
+    assert js("document.querySelectorAll('#card-pr .chance').length") == 1
     browser.key("Escape", 27)
     browser.until("!document.getElementById('cards').open")
 
