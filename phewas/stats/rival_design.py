@@ -75,7 +75,10 @@ def _block(kind: str, values: NDArray[np.generic]) -> Block | None:
         if unknown.all():
             return None
         if kind == "number":
-            fill, knots = float(np.median(numbers[~unknown])), spline_knots(numbers)
+            known = numbers[~unknown]
+            fill = float(np.median(known))
+            # Of a number that is constant but for rounding, a spline would see nothing else.
+            knots = spline_knots(numbers) if known.std() > FLAT * abs(known.mean()) else np.empty(0)
             if len(knots) > MOST_KNOTS:
                 knots = knots[[0, 1, 3, 4]]
     bare = Block(kind, knots, fill, levels, flag, np.zeros(0), np.zeros((0, 0)))

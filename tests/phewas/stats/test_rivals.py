@@ -274,7 +274,8 @@ def test_columns_are_learned_from_training_rows_alone():
     number = rng.normal(100, 15, 400)
     number[::7] = np.nan
     words = rng.choice(np.array(["a", "b", ""]), 400)
-    told = rival_inputs.Inputs("t", {"n": number, "same": 7 + 1e-7 * rng.normal(size=400), "never": np.full(400, np.nan)}, {"w": words},
+    same = 7 + 1e-7 * rng.normal(size=400)
+    told = rival_inputs.Inputs("t", {"n": number, "same": same, "never": np.full(400, np.nan)}, {"w": words},
                                {"h": rng.uniform(0, 24, 400)})
     rows = np.arange(300)
     design = Design.learn(told, rows)
