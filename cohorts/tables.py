@@ -44,6 +44,8 @@ _SECTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], tu
     "diagnoses": (("file", "time_format", "code_system"), ("code_systems",), DIAGNOSIS_COLUMNS, ("code",)),
     "recordings": (("file", "time_format", "channel", "signal", "fs_hz"), ("channels",), RECORDING_COLUMNS, ("path",)),
 }
+# Columns of the encounters that are known when the signal begins: ours = "theirs", kept under our names.
+_BEFORE = ("vitals", "arrival")
 _TOP = ("title", "channel", "public", "mains_hz", *_SECTIONS)
 SEE = "phewas cohorts show tables   prints a description to fill in"
 
@@ -55,13 +57,18 @@ def template() -> str:
 
 @dataclass(frozen=True)
 class Section:
-    """One table of the description: its file, our column names with theirs, constants and words."""
+    """One table of the description: its file, our column names with theirs, constants and words.
+
+    `before` has our names of the columns that are known when the signal begins, under vitals and arrival; they are
+    among `columns`.
+    """
 
     file: Path
     columns: Mapping[str, str]
     constants: Mapping[str, str]
     words: Mapping[str, str]
     time_format: str | None
+    before: Mapping[str, tuple[str, ...]]
 
     @property
     def read_time(self) -> ReadTime:
@@ -150,7 +157,8 @@ def _section(root: Path, values: Mapping[str, Any], name: str) -> Section:
     if not isinstance(body, dict):
         raise ConfigError(f"{DESCRIPTION}: {name} is {body!r}", expected=f"a section [{name}]", cure=SEE)
     texts, word_tables, columns, needed = _SECTIONS[name]
-    _known(body, (*texts, *word_tables, "columns"), name)
+    before = _BEFORE if name == "encounters" else ()
+    _known(body, (*texts, *word_tables, *before, "columns"), name)
     file = _text(body, "file", name)
     if file is None:
         raise ConfigError(f"{DESCRIPTION}: [{name}] names no file", expected='file = "..."', cure=SEE)
@@ -168,6 +176,13 @@ def _section(root: Path, values: Mapping[str, Any], name: str) -> Section:
     if missing or (name != "encounters" and not {"patient_id", "encounter_id"} & set(named)):
         raise ConfigError(f"{DESCRIPTION}: [{name}.columns] lacks {', '.join(missing) or 'patient_id or encounter_id'}",
                           expected=", ".join(columns), cure=SEE)  # fmt: skip
+    told = {kind: _words(body, kind, name) for kind in before}
+    for kind, added in told.items():
+        odd = [k for k in added if not re.fullmatch(r"[A-Za-z]\w*", k) or k in columns or k in named]
+        if odd:
+            raise ConfigError(f"{DESCRIPTION}: [{name}.{kind}] names {', '.join(odd)}", cure=SEE,
+                              expected="a name of its own, of letters, digits and _, for each column")  # fmt: skip
+        named |= added
     words = {k.lower(): v for t in word_tables for k, v in _words(body, t, name).items()}
     constants = {k: v for k in texts if k not in ("file", "time_format", "fs_hz") and (v := _text(body, k, name))}
     if "fs_hz" in body:
@@ -181,7 +196,7 @@ def _section(root: Path, values: Mapping[str, Any], name: str) -> Section:
     if time_format is not None and not re.search(r"%[Yy]", time_format):
         raise ConfigError(f"{DESCRIPTION}: {name}.time_format is {time_format!r}",
                           expected="a format with a year, such as %d.%m.%Y %H:%M")  # fmt: skip
-    return Section(path, named, constants, words, time_format)
+    return Section(path, named, constants, words, time_format, {kind: tuple(added) for kind, added in told.items()})
 
 
 def _check_systems(constants: Mapping[str, str], named: Mapping[str, str], words: Mapping[str, str]) -> None:
@@ -218,10 +233,12 @@ class Tables(FolderSource):
     """The source ``tables``."""
 
     def card_for(self, root: Path) -> CohortCard:
-        """Return the card with what the description in `root` says: title, index channel, publicity, mains."""
+        """Return the card with what the description in `root` says: title, channel, publicity, mains, covariates."""
         said = describe(root)
+        vitals, arrival = (said.encounters.before[kind] for kind in _BEFORE)
         return replace(
-            self.card, title=said.title, index_channel=said.channel, public=said.public, mains_hz=said.mains_hz
+            self.card, title=said.title, index_channel=said.channel, public=said.public, mains_hz=said.mains_hz,
+            covariates=(*vitals, *arrival), vitals=vitals, arrival=arrival,
         )
 
     def fingerprint(self, root: Path | None) -> str:
@@ -263,7 +280,8 @@ class Tables(FolderSource):
         """
         root = require_root(root, self.card)
         said = describe(root)
-        visits = read_section(said.encounters, ENCOUNTER_COLUMNS, table="encounters")
+        own = tuple(name for names in said.encounters.before.values() for name in names)
+        visits = read_section(said.encounters, (*ENCOUNTER_COLUMNS, *own), table="encounters")
         noted = read_section(said.diagnoses, DIAGNOSIS_COLUMNS, table="diagnoses")
         _check_ids(visits, noted)
         kept, rejects = take_encounters(
@@ -271,7 +289,7 @@ class Tables(FolderSource):
         )
         years = kept.with_columns(parse_number(pl.col("birth_year")).cast(pl.Int32, strict=False).alias("birth_year"))
         patients, lost = take_patients(years.sort("start", "source_row", nulls_last=False), once=False)
-        encounters = to_encounters(kept)
+        encounters = to_encounters(kept, keep=own)
         diagnoses, lost_codes = self._diagnoses(said.diagnoses, noted, encounters, patients)
         rejects += [visits.rejects, noted.rejects, *lost, *lost_codes]
         recordings, n_files = Recordings.empty(), 0

@@ -20,7 +20,8 @@ HARMONICS = 2
 LEAST_LEVEL = 0.01
 """Share of the training rows that a category needs for a column of its own; smaller ones are one."""
 FLAT = 1e-6
-"""Directions whose spread is below this share of the input's largest one are rounding."""
+"""Columns whose spread is below this share of their mean, and directions below it of an input's largest, are rounding:
+the windows' measures are kept in single precision."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,17 @@ def _block(kind: str, values: NDArray[np.generic]) -> Block | None:
         if unknown.all():
             return None
         if kind == "number":
-            fill, knots = float(np.median(numbers[~unknown])), spline_knots(numbers)
+            known = numbers[~unknown]
+            fill = float(np.median(known))
+            # Of a number that is constant but for rounding, a spline would see nothing else.
+            knots = spline_knots(numbers) if known.std() > FLAT * abs(known.mean()) else np.empty(0)
             if len(knots) > MOST_KNOTS:
                 knots = knots[[0, 1, 3, 4]]
     bare = Block(kind, knots, fill, levels, flag, np.zeros(0), np.zeros((0, 0)))
     columns = bare.raw(values)
     centre = columns.mean(axis=0)
     spread = columns.std(axis=0)
-    scale = np.where(spread > 1e-9 * np.maximum(np.abs(centre), 1.0), spread, np.inf)
+    scale = np.where((spread > FLAT * np.abs(centre)) & (spread > 1e-12), spread, np.inf)
     _, singular, right = np.linalg.svd((columns - centre) / scale, full_matrices=False)
     keep = singular > FLAT * max(float(singular.max(initial=0.0)), 1e-300)
     if np.isinf(scale).all() or not keep.any():

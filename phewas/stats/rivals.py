@@ -205,6 +205,7 @@ def _table(
         area, gap = inflate(area, factor, method=INFLATED), inflate_difference(gap, factor)
         with np.errstate(divide="ignore", invalid="ignore"):
             p = t_two_sided((area.auc - 0.5) / area.se, area.df)[0]
+        p = np.where((area.se == 0) & (area.auc == 0.5), 1.0, p)  # it says the same of everyone
     p = np.where(none, np.nan, p)
     gap_p = np.where(none, np.nan, gap.p)
     q, gap_q = (benjamini_hochberg(values, family=family)[stand_in] for values in (p, gap_p))

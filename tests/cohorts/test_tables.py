@@ -66,6 +66,24 @@ def test_what_is_commented_out_is_understood(root: Path) -> None:
     assert said.diagnoses.words == {"10": "ICD10CM", "9": "ICD9CM"}
     assert said.recordings is not None
     assert said.recordings.words == {"finger pulse": "PPG"}
+    assert said.encounters.before == {"vitals": ("heart_rate",), "arrival": ("mode",)}
+
+
+def test_what_is_known_on_arrival_is_kept_for_the_rivals(root: Path, tmp_path: Path) -> None:
+    (root / "encounters.csv").write_text(
+        "encounter_id,patient_id,start,end,age,sex,pulse,how\nv1,007,2024-03-01T08:30,,61,F,88,on foot\n")
+    text = template().replace("[diagnoses]", '[encounters.vitals]\nHR = "Pulse"\n[encounters.arrival]\nmode = "how"\n'
+                              "[diagnoses]", 1)
+    (root / DESCRIPTION).write_text(text)
+    SOURCE.build(root, tmp_path / "run")
+    assert read(tmp_path / "run", "encounters").select("src_HR", "src_mode").rows() == [("88", "on foot")]
+    assert isinstance(SOURCE, Tables)
+    card = SOURCE.card_for(root)
+    assert (card.covariates, card.vitals, card.arrival) == (("HR", "mode"), ("HR",), ("mode",))
+    for odd in ("age", "heart rate"):
+        (root / DESCRIPTION).write_text(text.replace("HR =", f'"{odd}" ='))
+        with pytest.raises(ConfigError, match=rf"\[encounters.vitals\] names {odd}"):
+            describe(root)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from phewas.cohorts.emulator.mcmed import emulate_mcmed
 from phewas.cohorts.emulator.options import options
 from phewas.errors import ConfigError
 from phewas.plan import Plan, plan
-from phewas.schema import PhenotypeResults, RivalInputs, Rivals
+from phewas.schema import ControlSummary, NetBenefit, PhenotypeResults, RivalInputs, Rivals
 
 RECORDED, RHYTHM = "272.1", "427.21"
 
@@ -38,7 +38,9 @@ def planned(tree: Path, out: Path, **evaluate) -> Plan:
 def run(tree, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("rivals") / "run"
     rivals = ["vitals", "utilisation", "acquisition", "pulse-features"]
-    pipeline.run(planned(tree, out, rivals=rivals), until="evaluate")
+    own = out.parent / "own.csv"
+    own.write_text(f"phenotype,kind\n{RECORDED},negative\n{RHYTHM},positive\n335,positive\n")
+    pipeline.run(planned(tree, out, rivals=rivals, net_benefit=[0.2], controls_file=str(own)), until="evaluate")
     return out
 
 
@@ -64,6 +66,25 @@ def test_each_rival_says_what_it_was_told(run):
     assert acquired >= {"segments", "recorded_s", "rate_hz", "q_step", "q_flat", "Means_of_arrival", "hour", "file"}
     itself = told.filter(pl.col("rival") == "pulse-features").row(0, named=True)
     assert (itself["kind"], itself["reason"]) == ("none", "they are the encoder itself")
+
+
+def test_controls_of_ones_own_and_net_benefit(run):
+    found = {row["kind"]: row for row in ControlSummary.read(run).iter_rows(named=True)}
+    assert (found["negative"]["n_listed"], found["negative"]["looks_seen"]) == (1, False)
+    assert (found["positive"]["n_listed"], found["positive"]["n_tested"], found["positive"]["n_above"]) == (2, 1, 1)
+    table = NetBenefit.read(run).filter(pl.col("phenotype") == RHYTHM)
+    assert table["status"].to_list() == ["raw"]
+    assert table["over_treat_all"][0] > 0
+
+
+def test_a_list_of_controls_is_looked_for_beside_the_settings(tmp_path):
+    (tmp_path / "own.csv").write_text("phenotype,kind\n427.21,positive\n")
+    (tmp_path / "run.toml").write_text('cohort = "demo"\n[evaluate]\ncontrols_file = "own.csv"\n')
+    config = settings.resolve({}, tmp_path / "run.toml")
+    assert config.evaluate.controls_file == tmp_path / "own.csv"
+    before = config.evaluate.dependencies()
+    (tmp_path / "own.csv").write_text("phenotype,kind\n427.22,positive\n")
+    assert config.evaluate.dependencies() != before
 
 
 def test_a_column_that_is_not_there_is_refused(tree, run):

@@ -364,3 +364,13 @@ def test_beats_of_real_recordings_are_judged_as_a_person_would(shared_data):
             for at in range(0, 50_000, 1250)
         ]
         assert np.mean(np.array(found) > least) > 0.9
+
+
+def test_the_step_of_digitisation_is_that_of_the_gain_whatever_the_wave():
+    t = np.arange(1250) / 125
+    for gain in (100.0, 2000.0):
+        for wave in (np.sin(2 * np.pi * t), 0.2 * np.sin(2 * np.pi * 1.7 * t) ** 3 + 0.5):
+            stored = (np.round(wave * gain) / gain).astype(np.float32)
+            stored[:5] = np.nan
+            assert quality.measure(stored, fs_hz=125).step == pytest.approx(1 / gain, rel=1e-2)
+    assert np.isnan(quality.measure(np.ones(1250, dtype=np.float32), fs_hz=125).step)

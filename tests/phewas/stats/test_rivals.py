@@ -39,7 +39,7 @@ from phewas.stats.compare import compare_matrix
 from phewas.stats.crossfit import fold_ranks
 from phewas.stats.evaluate import evaluate
 from phewas.stats.rival_design import Design
-from phewas.stats.rivals import Fitted
+from phewas.stats.rivals import Fitted, rivals
 from phewas.stats.units import read_units
 
 NAMES = ["seen", "recorded", "both", "silent"]
@@ -274,7 +274,8 @@ def test_columns_are_learned_from_training_rows_alone():
     number = rng.normal(100, 15, 400)
     number[::7] = np.nan
     words = rng.choice(np.array(["a", "b", ""]), 400)
-    told = rival_inputs.Inputs("t", {"n": number, "same": np.ones(400), "never": np.full(400, np.nan)}, {"w": words},
+    same = 7 + 1e-7 * rng.normal(size=400)
+    told = rival_inputs.Inputs("t", {"n": number, "same": same, "never": np.full(400, np.nan)}, {"w": words},
                                {"h": rng.uniform(0, 24, 400)})
     rows = np.arange(300)
     design = Design.learn(told, rows)
@@ -293,3 +294,16 @@ def test_columns_are_learned_from_training_rows_alone():
     seen = rival_inputs.Inputs("t", told.numbers, {"w": strange}, told.hours)
     assert np.isfinite(design.columns(seen, np.array([399]))).all()
 
+
+
+def test_a_cross_fitted_rival_that_says_the_same_of_everyone_explains_nothing(tmp_path):
+    run = write_study(tmp_path, cross=True, patients=300)
+    units = read_units(run, unit="encounter")
+    odd = np.zeros(len(units.age))
+    odd[np.flatnonzero(units.patients == 0)] = 1.0  # one patient alone is unlike the others, and is in one fold
+    told = rival_inputs.Inputs("acquisition", {"odd": odd})
+    known = np.ones(4, dtype=bool)
+    table, _ = rivals(units, NAMES, [told], prepare=Prepared.of, family=known, stand_in=np.arange(4),
+                      factor=np.ones(4), level=0.95)
+    assert (table["auc"] - 0.5).abs().max() < 0.01
+    assert table["explains"].to_list() == [False] * 4
