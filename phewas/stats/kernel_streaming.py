@@ -132,7 +132,8 @@ def fold(  # type: ignore[no-untyped-def]
                 here_k[slot] |= np.int32(CASE)
     places = np.empty(n, dtype=np.int32)
     place_among(values[:n], places, distinct, heads, edge, n_steps, crowd, counts)
-    high2, mixed2, low2, total, alone = 0, 0, 0, 0, 0
+    zero = np.int64(0)
+    high2, mixed2, low2, total, alone = zero, zero, zero, zero, zero
     for i in range(n):
         k = places[i] >> 1
         doubled = np.int64(left[k]) + np.int64(left[k + (places[i] & 1)])

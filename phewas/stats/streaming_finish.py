@@ -37,7 +37,8 @@ class Column:
     Attributes
     ----------
     distinct, ended, left
-        Values of the cases, ascending [d]; the same with NaN at the end; cases at or above each, 0 at the end, int32 [d + 1].
+        Values of the cases, ascending [d]; the same with NaN at the end; cases at or above each, with 0 at the end,
+        int32 [d + 1].
     owners
         int32 [m], patient of each case by rising score; empty where rows are independent.
     counts
