@@ -8,6 +8,24 @@ normal with an intraclass correlation of 0.7 within the patient; all encounters 
 1, 2 or 4 each, or a geometric number (`uneven`, mean 2). `--spread` is the standard deviation of the case patients'
 scores over that of the others, which leaves the AUC at 0.5; only spread 1 is run with several encounters. One thread
 does about 500,000 replicates of 2,000 rows a minute.
+
+Seen with 1,000,000 replicates, 2,000 patients, as multiples of the nominal level (Monte-Carlo errors 0.004, 0.03, 0.18):
+
+=============================  =======  =======  =============
+encounters, cases, spread      .05      .001     .05 / 1468
+=============================  =======  =======  =============
+1, 100 patients, 1             1.000    1.086    0.91
+1, 100, 2                      0.999    1.119    1.26
+1, 100, 0.5                    0.999    1.064    1.17
+2, 100, 1                      0.996    1.041    1.03
+4, 100, 1                      1.006    1.155    1.09
+uneven, 100, 1                 1.107    1.621    2.85 (0.29)
+1, 200, 1                      1.005    1.052    1.03
+1, 200, 2                      1.003    1.072    1.29
+1, 200, 0.5                    1.001    1.024    1.12
+=============================  =======  =======  =============
+
+Where patients' numbers of encounters differ much, degrees of freedom that count patients are too many.
 """
 
 from __future__ import annotations
