@@ -9,7 +9,8 @@ normal with an intraclass correlation of 0.7 within the patient; all encounters 
 scores over that of the others, which leaves the AUC at 0.5; only spread 1 is run with several encounters. One thread
 does about 500,000 replicates of 2,000 rows a minute.
 
-Seen with 1,000,000 replicates, 2,000 patients, as multiples of the nominal level (Monte-Carlo errors 0.004, 0.03, 0.18):
+Seen with 1,000,000 replicates, 2,000 patients, as multiples of the nominal level (Monte-Carlo errors 0.004, 0.03,
+0.18):
 
 =============================  =======  =======  =============
 encounters, cases, spread      .05      .001     .05 / 1468
