@@ -12,7 +12,7 @@ from scipy import special, stats
 from phewas.errors import StatisticsError
 from phewas.stats.tails import Floats, t_two_sided
 
-METHOD = "random effects, Paule-Mandel, Hartung-Knapp t"
+METHOD = "random effects, Paule-Mandel, Hartung-Knapp t with a factor of at least 1"
 
 
 @dataclass(frozen=True)
