@@ -10,14 +10,13 @@ Import this module only where numba is there, as `phewas.stats.sweep` does: load
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
-
 import numpy as np
-from numba import njit, types
-from numpy.typing import NDArray
 
-from phewas.stats.kernel_rows import compiled, split
+from phewas.stats.compiling import compiled
+
+TILE = 64
+"""Rows that are copied, column by column, before they are split into cases and controls: 64 x 16 scores stay in the
+first cache, and a plain copy waits for many cache lines at once."""
 
 FEW = 12
 """Values up to which the place is found one by one."""
@@ -30,6 +29,50 @@ AREA, PRECISION, PART10, PART01, CROSS = range(5)
 
 CASES, CONTROLS, CASE_CLUSTERS, CONTROL_CLUSTERS, ALL_CLUSTERS = range(5)
 """Rows of the counts of a run."""
+
+
+@compiled
+def split(  # type: ignore[no-untyped-def]
+    scores, labels, first, width, values, rows, found
+):
+    """Copy cases to the front and controls to the back of `values` [width, N + 2]; return the first bad column or -1.
+
+    Both places are written for every row and the one that applies is kept: nothing to mispredict. `rows` takes the row
+    numbers likewise unless it is empty.
+    """
+    n_rows = scores.shape[0]
+    last = n_rows + 1
+    bad = -1
+    with_rows = rows.shape[1] > 0
+    copy, marks = np.empty((width, TILE), dtype=scores.dtype), np.empty((width, TILE), dtype=np.int8)
+    for c in range(width):
+        found[0, c] = 0
+        found[1, c] = 0
+    for top in range(0, n_rows, TILE):
+        size = min(TILE, n_rows - top)
+        for c in range(width):
+            for i in range(size):
+                copy[c, i] = scores[top + i, first + c]
+                marks[c, i] = labels[top + i, first + c]
+        for c in range(width):
+            wrong = 0
+            for i in range(size):
+                x, label = copy[c, i], marks[c, i]
+                wrong |= ((x != x) & (label >= 0)) | (label > 1) | (label < -1)
+            m, n = found[0, c], last - found[1, c]
+            for i in range(size):
+                x, label = copy[c, i], marks[c, i]
+                values[c, m] = x
+                values[c, n] = x
+                if with_rows:
+                    rows[c, m] = top + i
+                    rows[c, n] = top + i
+                m += label == 1
+                n -= label == 0
+            found[0, c], found[1, c] = m, last - n
+            if wrong and (bad < 0 or first + c < bad):
+                bad = first + c
+    return bad
 
 
 @compiled
@@ -244,7 +287,7 @@ def _clustered(sums, seen, m, n, numbers, found, shares, j):  # type: ignore[no-
     found[2, j], found[3, j], found[4, j] = i10, i01, i_all
 
 
-def _run(  # type: ignore[no-untyped-def]
+def run_columns(  # type: ignore[no-untyped-def]
     scores, labels, other, codes, n_clusters, width, numbers, found, shares
 ):
     """Fill `numbers` float64 [5 or 6, P] and `found` int64 [5, P] for all columns; return the first bad column or -1.
@@ -343,28 +386,3 @@ def _run(  # type: ignore[no-untyped-def]
                 if not ready:
                     numbers[2, j], numbers[3, j], numbers[4, j] = np.nan, np.nan, np.nan
     return -1
-
-
-@lru_cache
-def runner(dtype: str) -> Any:
-    """Return `_run` for scores of one type, float32 or float64: one version for any memory order.
-
-    Compiled at the first call for a type, which takes some seconds once; later processes load it from disk.
-    """
-    of = {"float32": types.float32, "float64": types.float64, "int8": types.int8}
-
-    def matrix(name: str) -> Any:
-        return types.Array(of[name], 2, "A", readonly=True)
-
-    signature = types.int64(
-        matrix(dtype), matrix("int8"), matrix(dtype), types.Array(types.int32, 1, "C"), types.int64, types.int64,
-        types.Array(types.float64, 2, "A"), types.Array(types.int64, 2, "A"), types.Array(types.float32, 2, "A"))
-    try:
-        return njit(signature, cache=True, nogil=True)(_run)
-    except RuntimeError:
-        return njit(signature, nogil=True)(_run)
-
-
-def line_width(scores: NDArray[Any]) -> int:
-    """Return how many columns share a cache line of 64 bytes."""
-    return max(64 // scores.dtype.itemsize, 1)

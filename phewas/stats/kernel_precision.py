@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from phewas.stats.kernel_rows import compiled
+from phewas.stats.compiling import compiled
 
 
 @compiled

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from phewas.stats.kernel import heads_of, place_among
-from phewas.stats.kernel_rows import compiled
+from phewas.stats.compiling import compiled
 
 CASE = 1 << 30
 """Mark of a case in a patient's number of controls."""
@@ -57,9 +56,8 @@ def gather(scores, labels, codes):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def table(distinct, d, heads, edge):  # type: ignore[no-untyped-def]
-    """Fill `heads` [n_steps + 2] and `edge` [4] as `phewas.stats.kernel` does; return number of steps and crowd."""
-    steps = len(heads) - 2
+def edges(distinct, d, steps, edge):  # type: ignore[no-untyped-def]
+    """Fill `edge` [4] as `phewas.stats.kernel` does for so many steps; return how many there are, 1 without a range."""
     first, last = 0, d - 1
     while first < last and distinct[first] == -np.inf:
         first += 1
@@ -72,7 +70,18 @@ def table(distinct, d, heads, edge):  # type: ignore[no-untyped-def]
     if not (edge[1] > 0.0 and edge[1] < np.inf):
         edge[0], edge[1], steps = 0.0, 0.0, 1
     edge[3] = steps - 1
-    return steps, heads_of(distinct, d, heads, steps, edge)
+    return steps
+
+
+@compiled
+def controls(scores, labels, slots):  # type: ignore[no-untyped-def]
+    """Return scores and slots of the controls among rows [n]."""
+    values, own = np.empty(len(scores) + 1, dtype=scores.dtype), np.empty(len(scores) + 1, dtype=np.int32)
+    n = 0
+    for i in range(len(scores)):
+        values[n], own[n] = scores[i], slots[i]
+        n += labels[i] == 0
+    return values[:n], own[:n]
 
 
 @compiled
@@ -88,23 +97,18 @@ def _close(s, k, tally):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def fold(  # type: ignore[no-untyped-def]
-    scores, labels, slots, distinct, left, heads, edge, n_steps, crowd, counts, sums, kinds, n_local, closing, tally
-):
-    """Place the controls of one column of a block and add them to what is known of it.
+def fold(places, own, labels, slots, left, sums, kinds, n_local, closing, tally):  # type: ignore[no-untyped-def]
+    """Add the controls of one column of a block to what is known of it.
 
     Parameters
     ----------
-    scores, labels, slots
+    places, own
+        Of the controls: where they lie among the values of the cases (doubled, plus one on a tie), and their slots.
+    labels, slots
         [n]; the slot of a row is -1 for a patient without other rows, below `n_local` for one within the block alone,
         and `n_local` plus a place in `sums` otherwise.
-    distinct, left
-        Values of the cases, ascending, with NaN at the end, and how many cases are at or above each, with 0 at the end
-        [d + 1].
-    heads, edge, n_steps, crowd
-        From `table`.
-    counts
-        int32 [2 d + 1], controls below, onto, between the values.
+    left
+        How many cases are at or above each value, with 0 at the end [d + 1].
     sums, kinds
         int64 and int32, of the patients that span blocks: doubled placements added up, and number of controls.
     closing
@@ -118,22 +122,16 @@ def fold(  # type: ignore[no-untyped-def]
         Of the patients finished here that have both cases and controls.
     """
     here_s, here_k = np.zeros(n_local, dtype=np.int64), np.zeros(n_local, dtype=np.int32)
-    values, own = np.empty(len(scores) + 1, dtype=scores.dtype), np.empty(len(scores) + 1, dtype=np.int32)
-    n = 0
-    for i in range(len(scores)):
-        values[n], own[n] = scores[i], slots[i]
-        n += labels[i] == 0
-    for i in range(len(scores)):
+    for i in range(len(labels)):
         if labels[i] == 1:
             slot = slots[i]
             if slot >= n_local:
                 kinds[slot - n_local] |= np.int32(CASE)
             elif slot >= 0:
                 here_k[slot] |= np.int32(CASE)
-    places = np.empty(n, dtype=np.int32)
-    place_among(values[:n], places, distinct, heads, edge, n_steps, crowd, counts)
-    high2, mixed2, low2, total, alone = 0, 0, 0, 0, 0
-    for i in range(n):
+    zero = np.int64(0)
+    high2, mixed2, low2, total, alone = zero, zero, zero, zero, zero
+    for i in range(len(places)):
         k = places[i] >> 1
         doubled = np.int64(left[k]) + np.int64(left[k + (places[i] & 1)])
         slot = own[i]

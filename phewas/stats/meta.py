@@ -12,7 +12,7 @@ from scipy import special, stats
 from phewas.errors import StatisticsError
 from phewas.stats.tails import Floats, t_two_sided
 
-METHOD = "random effects, Paule-Mandel, Hartung-Knapp t"
+METHOD = "random effects, Paule-Mandel, Hartung-Knapp t with a factor of at least 1"
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ class Pooled:
         Share of the variation that is not chance, max(0, (Q - (k - 1)) / Q), in [0, 1).
     prediction_low, prediction_high
         Where the effect of a further site is expected, t with k - 2 degrees of freedom; NaN for fewer than 3 sites.
-    fixed_effect, fixed_se
-        Common-effect (inverse-variance) mean and its standard error, which take all sites to have the same effect.
+    fixed_effect, fixed_se, fixed_p
+        Common-effect (inverse-variance) mean, its standard error and two-sided normal p, which take all sites to have
+        the same effect.
     n_sites
         int64, sites with an effect.
     weights
@@ -60,6 +61,7 @@ class Pooled:
     prediction_high: Floats
     fixed_effect: Floats
     fixed_se: Floats
+    fixed_p: Floats
     n_sites: NDArray[np.int64]
     weights: Floats
 
@@ -144,6 +146,7 @@ def pool(
         ahead = stats.t.ppf(0.5 + level / 2, np.where(k > 2, k - 2.0, np.nan)) * np.sqrt(tau2 + se**2)
         # A single site is judged by the normal distribution, which is t with endless degrees of freedom.
         p, logs = t_two_sided(mean / se, np.where(several, df, 1e12))
+        fixed_p, _ = t_two_sided(fixed_mean / fixed_se, 1e12)
         share = w / total
     absent = k == 0
 
@@ -154,7 +157,7 @@ def pool(
     return Pooled(
         known(mean), known(se), known(mean - quantile * se), known(mean + quantile * se), known(p), known(logs), df,
         known(tau2, alone), known(q, alone), np.where(alone, np.nan, special.chdtrc(np.where(alone, 1, k - 1), q)), i2,
-        mean - ahead, mean + ahead, known(fixed_mean), known(fixed_se), k.astype(np.int64),
+        mean - ahead, mean + ahead, known(fixed_mean), known(fixed_se), known(fixed_p), k.astype(np.int64),
         np.where(there & ~absent, share, 0.0))
 
 

@@ -244,7 +244,7 @@ def _pooled(
         if ratio is not None:
             columns |= {ratio: np.exp(found.effect), f"{ratio}_low": np.exp(found.low),
                         f"{ratio}_high": np.exp(found.high)}
-    columns |= {"p_value": found.p, "neg_log10_p": found.neg_log10_p, "df": found.df,
+    columns |= {"p_common": found.fixed_p, "p_value": found.p, "neg_log10_p": found.neg_log10_p, "df": found.df,
                 "p_bonferroni": bonferroni(p, family=family), "q_fdr": benjamini_hochberg(p, family=family),
                 "tau2": found.tau2, "i2": found.i2, "cochran_q": found.q, "cochran_p": found.q_p}
     frame = frame.with_columns(pl.Series(name, value) for name, value in columns.items())

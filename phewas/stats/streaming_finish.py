@@ -37,7 +37,8 @@ class Column:
     Attributes
     ----------
     distinct, ended, left
-        Values of the cases, ascending [d]; the same with NaN at the end; cases at or above each, 0 at the end, int32 [d + 1].
+        Values of the cases, ascending [d]; the same with NaN at the end; cases at or above each, with 0 at the end,
+        int32 [d + 1].
     owners
         int32 [m], patient of each case by rising score; empty where rows are independent.
     counts
@@ -83,18 +84,20 @@ class Column:
             self.distinct_controls(labels, slots, n_local, closing)
             return
         if compiled:
-            from phewas.stats import kernel_streaming
+            from phewas.stats import kernel, kernel_streaming
 
             if self.heads is None:
                 steps = 16
                 while steps < 2 * len(self.distinct) and steps < MAX_STEPS:
                     steps *= 2
                 self.heads = np.empty(steps + 2, dtype=np.int32)
-                self.steps, self.crowd = kernel_streaming.table(
-                    self.distinct, len(self.distinct), self.heads, self.edge)
+                self.steps = kernel_streaming.edges(self.distinct, len(self.distinct), steps, self.edge)
+                self.crowd = kernel.heads_of(self.distinct, len(self.distinct), self.heads, self.steps, self.edge)
+            values, own = kernel_streaming.controls(scores, labels, slots)
+            places = np.empty(len(values), dtype=np.int32)
+            kernel.place_among(values, places, self.ended, self.heads, self.edge, self.steps, self.crowd, self.counts)
             at, totals, numbers = kernel_streaming.fold(
-                scores, labels, slots, self.ended, self.left, self.heads, self.edge, self.steps, self.crowd,
-                self.counts, self.sums, self.kinds, n_local, closing, self.tally)
+                places, own, labels, slots, self.left, self.sums, self.kinds, n_local, closing, self.tally)
         else:
             at, totals, numbers = self._fold(scores, labels, slots, n_local, closing)
         if len(at):

@@ -147,12 +147,15 @@ def _compiled(
     pieces: NDArray[np.float32], *, threads: int | None,
 ) -> None:
     """Fill numbers and counts by the compiled kernel."""
-    from phewas.stats import kernel
+    from phewas.stats.compiling import pass_of
+    from phewas.stats.kernel import run_columns
 
     codes = np.empty(0, dtype=np.int32) if groups.codes is None else groups.codes.astype(np.int32)
     n_clusters = 0 if groups.codes is None else groups.size
     dtype = np.result_type(*[as_scores(np.asarray(one[:1, :1])) for one in pairs])
-    run = kernel.runner(dtype.name)
+    run = pass_of(run_columns, dtype.name)
+    # Columns that share a cache line of 64 bytes are taken together.
+    width = 64 // dtype.itemsize
 
     def work(start: int, stop: int) -> None:
         # Both of one type, the wider, which holds every float of the other exactly.
@@ -164,7 +167,7 @@ def _compiled(
                 marks = np.where(strange, 2, marks).astype(np.int8)
         second = chosen[1] if len(chosen) > 1 else np.empty((0, stop - start), dtype=chosen[0].dtype)
         bad = run(
-            chosen[0], marks, second, codes, n_clusters, kernel.line_width(chosen[0]),
+            chosen[0], marks, second, codes, n_clusters, width,
             numbers[:, start:stop], found[:, start:stop], pieces[start:stop])
         if bad >= 0:
             # The plain reader finds the same fault and has the words for it.

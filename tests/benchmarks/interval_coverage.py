@@ -66,12 +66,12 @@ def split(replicates: int) -> None:
 
 
 def crossfit(
-    replicates: int, *, null: bool = True, n: int = 219, width: int = 16, draws: int = 199
+    replicates: int, *, with_null: bool = True, n: int = 219, width: int = 16, draws: int = 199
 ) -> None:
     rng = np.random.default_rng(2)
     for cases, planted in ((20, 1.08), (54, 0.97)):
         # The shift of one feature that brings the cross-fitted AUC to 0.70; ridge and five folds cost some of it.
-        for effect in (0.0, planted) if null else (planted,):
+        for effect in (0.0, planted) if with_null else (planted,):
             areas, bounds, p = [], [], []
             for k in range(replicates):
                 label = np.zeros((n, 1), dtype=np.int8)
@@ -111,4 +111,4 @@ if __name__ == "__main__":
     if part in ("all", "split"):
         split(size)
     if part in ("all", "crossfit", "crossfit-effect"):
-        crossfit(max(size // 100, 10), null=part != "crossfit-effect")
+        crossfit(max(size // 100, 10), with_null=part != "crossfit-effect")

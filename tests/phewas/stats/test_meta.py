@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from scipy import special
+from scipy import special, stats
 from statsmodels.stats.meta_analysis import combine_effects
 
 from phewas.errors import SchemaError, StatisticsError
@@ -30,6 +30,8 @@ def test_dersimonian_laird_and_hartung_knapp_equal_statsmodels(k):
         assert ours.i2[j] == pytest.approx(max(theirs.i2, 0.0), **close)
         assert ours.fixed_effect[j] == pytest.approx(theirs.mean_effect_fe, **close)
         assert ours.fixed_se[j] == pytest.approx(theirs.sd_eff_w_fe, **close)
+        assert ours.fixed_p[j] == pytest.approx(
+            2 * stats.norm.sf(abs(theirs.mean_effect_fe / theirs.sd_eff_w_fe)), **close)
         if theirs.tau2 > 0:  # statsmodels does not cut it at 0
             checked += 1
             low, high = theirs.conf_int(use_t=True)[3]

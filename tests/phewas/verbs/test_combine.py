@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from phewas.cli import app
-from phewas.errors import ConfigError, PhewasError, SchemaError, SplitError
+from phewas.errors import ConfigError, PhewasError, SchemaError, SplitError, StatisticsError
 from phewas.schema import PhenotypeResults, PredictionRows, Splits
 
 ESTIMATES = ("auc", "auc_se", "auc_low", "auc_high", "neg_log10_p", "average_precision", "q_fdr", "n_patients",
@@ -93,6 +93,12 @@ def test_predictions_in_blocks_give_the_same_table(study, tmp_path, scores, monk
     with pytest.raises(ConfigError, match="read in blocks"):
         evaluate("--predictions", f / scores, "--labels", f / "labels-whole.parquet", "--out", tmp_path / "x",
                  "--baseline", "age,sex")
+    blank = pl.read_parquet(f / "scores-whole.parquet").with_columns(
+        pl.when(pl.int_range(pl.len()) < 20).then(None).otherwise("411.2").alias("411.2"))
+    blank.write_parquet(tmp_path / "blank.parquet")
+    with pytest.raises(StatisticsError, match=r"phenotype '411\.2' has no score \(NaN\) for 20 cases or controls"):
+        evaluate("--predictions", tmp_path / "blank.parquet", "--labels", f / "labels-whole.parquet", "--out",
+                 tmp_path / "z")
     shuffled = pl.read_parquet(f / "labels-whole.parquet").reverse()
     shuffled.write_parquet(tmp_path / "labels.parquet")
     with pytest.raises(SchemaError, match="not in the same order"):
