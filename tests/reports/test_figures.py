@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from phewas.reports.gallery import FIGURES, Wish, figures, write_figures
 from phewas.reports.manhattan import manhattan
 from phewas.reports.material import protect_bins, protect_subgroups, read_material
 from phewas.reports.reference import compared, read_reference
-from phewas.reports.style import svg
+from phewas.reports.style import CLASSIC, svg
 from phewas.reports.tables import protect
 from phewas.schema import CalibrationBins, PhenotypeResults, Subgroups
 
@@ -201,6 +202,11 @@ def test_classic_colours_on_request(phenome, make_run):
     edges = [{tuple(e) for e in marks(f, "phenotypes")[0].get_edgecolors()} for f in (one, two)]
     assert (1.0, 0.0, 0.0, 1.0) in edges[1]
     assert not edges[0] & edges[1]
+
+
+def test_classic_colours_are_those_of_the_vocabulary():
+    chapters = pl.read_parquet(files("phewas.mappings") / "data" / "phecode1.2.chapters.parquet")
+    assert tuple(chapters.sort("chapter_order")["colour"]) == CLASSIC
 
 
 def test_a_chapter_has_one_colour_in_every_figure(row):
