@@ -13,11 +13,12 @@ import pytest
 from matplotlib.text import Text
 
 from phewas.errors import ConfigError
-from phewas.reports import association, grids, overview, pairs, ranking
+from phewas.reports import association, grids, overview, pairs, ranking, style
 from phewas.reports.embedding import latest_map
 from phewas.reports.gallery import FIGURES, Wish, figures, write_figures
 from phewas.reports.manhattan import manhattan
 from phewas.reports.material import protect_bins, protect_subgroups, read_material
+from phewas.reports.naming import drop_astray
 from phewas.reports.reference import compared, read_reference
 from phewas.reports.style import CLASSIC, svg
 from phewas.reports.tables import protect
@@ -276,3 +277,15 @@ def test_a_faulty_mapping_is_told(tmp_path):
 def test_hostile_text_is_escaped_in_svg(row):
     results = PhenotypeResults.build([row(f"{i}.1", description="<script>alert(1)</script>") for i in range(5)])
     assert b"<script" not in svg(ranking.top(results))
+
+
+def test_a_name_nearer_to_another_point_is_taken_back():
+    figure = style.sheet(width=4, height=4)
+    ax = style.panel(figure, left=0.5, bottom=0.5, width=3, height=3)
+    ax.set_xlim(0, 1)
+    ax.set_ylim(0, 1)
+    spots = np.array([[0.5, 0.5], [0.5, 0.7], [0.2, 0.2]])
+    texts = [ax.text(0.52, 0.5, "its own"), ax.text(0.52, 0.52, "another's"), ax.text(0.52, 0.54, "led")]
+    leads = [None, None, ax.plot([0.2, 0.5], [0.2, 0.54])[0]]
+    drop_astray(ax, texts, leads, spots)
+    assert [None if t is None else t.get_text() for t in texts] == ["its own", None, "led"]
