@@ -56,7 +56,7 @@ def build(run: Path, *, meta: ReportMeta, small_cell: int, reference: Reference 
     small_cell
         Counts of 1 to ``small_cell - 1`` are hidden; 0 for public cohorts.
     reference
-        A published table to compare with, from `phewas.reports.reference.read_reference`.
+        A published table beside this run, as `phewas.stats.published` compared them.
 
     Returns
     -------
@@ -149,11 +149,10 @@ def _reference(
     """Write the comparison with a published table and return what the page shows of it."""
     if reference is None:
         return None
-    both = published.compared(material.results, reference)
-    published.write_compared(both, report / "tables", small_cell=material.small_cell)
-    figure = published.agreement(both, reference, name=meta.encoder, note=note)
+    published.write_compared(reference, report / "tables", small_cell=material.small_cell)
+    figure = published.agreement(reference, name=meta.encoder, note=note)
     write_figure(figure, report / "figures" / "agreement")
-    return {"words": published.summary_words(both, reference), "citation": reference.citation,
+    return {"words": published.summary_words(reference), "citation": reference.citation,
             "image": html.data_uri(png(figure, dpi=SCREEN_DPI))}
 
 

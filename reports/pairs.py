@@ -63,6 +63,8 @@ def scatter(
         5.2 x 5.4 inches.
     """
     with matplotlib.rc_context(RC):
+        if "outcome" in both.columns:  # those that differ lie on top
+            both = both.sort(pl.col("outcome").is_in(["a", "b"]), maintain_order=True)
         foot = f"{note} {both.height:,} phenotypes in both."
         if "outcome" in both.columns and (rest := both.filter(pl.col("outcome") == "").height):
             foot += f" {rest:,} of them with the same labels as another, or without a test, are not counted."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from phewas.reports.gallery import FIGURES, Wish, figures, write_figures
 from phewas.reports.manhattan import manhattan
 from phewas.reports.material import protect_bins, protect_subgroups, read_material
 from phewas.reports.naming import drop_astray
-from phewas.reports.reference import compared, read_reference
 from phewas.reports.style import CLASSIC, svg
 from phewas.reports.tables import protect
 from phewas.schema import CalibrationBins, PhenotypeResults, Subgroups
@@ -223,55 +221,17 @@ def test_no_map_without_embeddings(tmp_path):
     assert latest_map(tmp_path) is None
 
 
-def published_map(folder):
-    file = folder / "map.toml"
-    file.write_text('name = "A study"\nunit = "segments"\n[columns]\nphenotype = "phecode"\nauc_low = "auc_lo"\n'
-                    'auc_high = "auc_hi"\n')
-    return file
-
-
 @pytest.mark.skipif(not PUBLISHED.is_file(), reason="the published table is not there")
-def test_the_published_table_beside_ours(row, tmp_path):
-    reference = read_reference(PUBLISHED, published_map(tmp_path))
-    assert reference.table.height == 307
-    first = reference.table.row(0, named=True)
-    assert (first["phenotype"], first["auc"], first["n_pos"]) == ("38.1", 0.74, 280)
-    ours = protect(PhenotypeResults.build([row("038.1", auc=0.7, auc_low=0.65, auc_high=0.75), row("999.9")]),
-                   small_cell=11)
-    both = compared(ours, reference)
-    assert both.height == 307
-    assert both.filter(pl.col("published") == "38.1")["difference"].to_list() == [-0.04]
-    assert both.filter(pl.col("status") == "not in the vocabulary").height == 306
+def test_figures_of_the_published_table(row):
+    published = pl.read_csv(PUBLISHED, infer_schema=False)
     table = PhenotypeResults.build([
-        row(r["phenotype"], auc=r["auc"], auc_low=r["auc_low"], auc_high=r["auc_high"])
-        for r in reference.table.iter_rows(named=True)])
+        row(r["phecode"], auc=float(r["auc"]), auc_low=float(r["auc_lo"]), auc_high=float(r["auc_hi"]))
+        for r in published.iter_rows(named=True)])
+    assert table.height == 307
     for figure in (ranking.top(table), pairs.scatter(pairs.paired(table, table), ours="a", theirs="b")):
         assert_readable(figure)
     top = [m.get_xydata()[0, 0] for m in marks(ranking.top(table), "auc")]
-    assert top == sorted(reference.table["auc"].to_list(), reverse=True)[:60]
-
-
-@pytest.mark.parametrize(("text", "words"), [
-    ("phenotype,auc\n1,0.5\n1,0.6\n", "more than once"), ("phenotype,auc\n1,high\n", "no number"),
-    ("phenotype,AUC\n1,0.5\n", "did you mean|no column"), ("phenotype,auc\n1,1.7\n", "no number from 0 to 1"),
-])
-def test_a_faulty_published_table_is_told(tmp_path, text, words):
-    file = tmp_path / "table.csv"
-    file.write_text(text)
-    with pytest.raises(ConfigError, match=re.compile(words, re.IGNORECASE)):
-        read_reference(file)
-
-
-def test_a_faulty_mapping_is_told(tmp_path):
-    table, mapping = tmp_path / "t.csv", tmp_path / "m.toml"
-    table.write_text("phenotype,auc\n1,0.5\n")
-    for text, words in (("nonsense", "cannot be read"), ("[columns]\nacu = 'auc'\n", "acu"),
-                        ("[columns]\nn_pos = 'n'\n", "'n'")):
-        mapping.write_text(text)
-        with pytest.raises(ConfigError, match=words):
-            read_reference(table, mapping)
-    with pytest.raises(ConfigError, match="no file"):
-        read_reference(tmp_path / "none.csv")
+    assert top == sorted(table["auc"].to_list(), reverse=True)[:60]
 
 
 def test_hostile_text_is_escaped_in_svg(row):
