@@ -192,7 +192,7 @@ def methods(
     if meta.fit:
         text.append(f"The encoder was {FITS.get(meta.fit, f'fitted by the recipe “{meta.fit}”')}.")
     if meta.heldout:
-        text.append(f"Who was tested follows the rule “{meta.heldout}”.")
+        text.append(f"Tested were {heldout_words(meta.heldout)}.")
     if units:
         text.append(f"The unit of analysis is the {_and(units)}.")
     if intervals:

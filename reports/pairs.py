@@ -191,7 +191,8 @@ def miami(
             usable: NDArray[np.bool_] = significant(mine) & (auc > 0.5)
             best = [i for i in np.argsort(-np.nan_to_num(auc), kind="stable") if usable[i]]
             chosen = first_of_each_parent(mine.get_column("phenotype").to_list(), best, most=labels)
-            name_points(ax, axis.x, auc, dict(zip(chosen, names_of(mine, chosen), strict=True)), points)
+            name_points(ax, axis.x, auc, dict(zip(chosen, names_of(mine, chosen), strict=True)), points,
+                        ylims=(0.5, reach) if limits[0] < limits[1] else (reach, 0.5))
         figure.text(LEFT / 7.2, (bottom + 2 * PANEL + 0.18) / figure.get_figheight(),
                     f"Filled: {filled}. Area grows with the number of case patients.", fontsize=6, color=REST,
                     va="bottom")
