@@ -67,13 +67,14 @@ def costs(chosen: Mapping[str, Any], excluded: Mapping[str, int], *, cases_lost_
         would have made it; a control is lost to a rule where no other rule had excluded it before.
     """
     days = chosen["min_code_days"]
-    related, unsure = "one code of a related phenotype makes a non-case neither", "an uncertain diagnosis makes neither"
+    related = "one code of a related phenotype makes a non-case neither case nor control"
+    unsure = "an uncertain diagnosis makes neither case nor control"
     sex = "a phenotype of one sex is assessed in that sex only"
     found: list[tuple[str, str, Any, str, int]] = []
     if chosen["label_window"] == "future":
         window = (
-            ("recorded_before", "who had the phenotype by the end of the visit is neither"),
-            ("suspected_before", "of whom it was suspected by then is neither"),
+            ("recorded_before", "who had the phenotype by the end of the visit is neither case nor control"),
+            ("suspected_before", "of whom it was suspected by then is neither case nor control"),
             ("follow_up", f"a control is followed up for {chosen['horizon_days']} days"),
         )
         lost = {"recorded_before": "cells", "suspected_before": "cells", "follow_up": "controls"}

@@ -17,7 +17,7 @@ from phewas.reports.labels import label_rules
 from phewas.reports.latex import write_longtable
 from phewas.reports.manhattan import caption, manhattan
 from phewas.reports.material import Material, read_material
-from phewas.reports.meta import ReportMeta, flat, methods
+from phewas.reports.meta import ReportMeta, fit_words, flat, heldout_words, methods
 from phewas.reports.pagedata import as_json, cards, figure_data, licence_of, packed, plotly_script
 from phewas.reports.reference import Reference
 from phewas.reports.shift import shift_rows, shift_warnings
@@ -56,7 +56,7 @@ def build(run: Path, *, meta: ReportMeta, small_cell: int, reference: Reference 
     small_cell
         Counts of 1 to ``small_cell - 1`` are hidden; 0 for public cohorts.
     reference
-        A published table to compare with, from `phewas.reports.reference.read_reference`.
+        A published table beside this run, as `phewas.stats.published` compared them.
 
     Returns
     -------
@@ -102,7 +102,8 @@ def build(run: Path, *, meta: ReportMeta, small_cell: int, reference: Reference 
         past=any(row["name"] == "utilisation" and not row["reason"] for row in compared_with)
         and not set(_distinct(protected, "label_window")) <= {"future"},
         shift=compared, table1=table1, table1_sides=sides,
-        tiles=_tiles(material, parts["sides"]),
+        tiles=_tiles(material, parts["sides"]), fit_words=fit_words(meta.fit),
+        heldout_words=heldout_words(meta.heldout),
         overview=html.overview_rows(material.overview, small_cell=small_cell, rounded=parts["rounded"]),
         manhattan=html.data_uri(png(figure, dpi=SCREEN_DPI)),
         manhattan_alt=_alt(protected, material.chapters),
@@ -140,8 +141,13 @@ def _methods(meta: ReportMeta, protected: pl.DataFrame, sides: list[dict[str, An
             if side["encounters"] != "–" else "") for side in sides]
     if told:
         text.insert(0, f"Patients by side of the study: {'; '.join(told)}.")
-    n = protected.filter(pl.col("status") == "tested").height
-    return [*text, f"{n:,} phenotypes were tested, and form the family for multiplicity."]
+    tested = protected.filter(pl.col("status") == "tested")
+    twins = tested.get_column("same_as").count()
+    family = f"{tested.height:,} phenotypes were tested, and form the family for multiplicity."
+    if twins:
+        family = (f"{tested.height:,} phenotypes were tested; {twins:,} of them have the same labels as another, which "
+                  f"stands for them, so that {tested.height - twins:,} form the family for multiplicity.")
+    return [*text, family]
 
 
 def _reference(
@@ -150,11 +156,10 @@ def _reference(
     """Write the comparison with a published table and return what the page shows of it."""
     if reference is None:
         return None
-    both = published.compared(material.results, reference)
-    published.write_compared(both, report / "tables", small_cell=material.small_cell)
-    figure = published.agreement(both, reference, name=meta.encoder, note=note)
+    published.write_compared(reference, report / "tables", small_cell=material.small_cell)
+    figure = published.agreement(reference, name=meta.encoder, note=note)
     write_figure(figure, report / "figures" / "agreement")
-    return {"words": published.summary_words(both, reference), "citation": reference.citation,
+    return {"words": published.summary_words(reference), "citation": reference.citation,
             "image": html.data_uri(png(figure, dpi=SCREEN_DPI))}
 
 
@@ -216,8 +221,11 @@ def _tiles(material: Material, sides: list[dict[str, Any]]) -> list[tuple[str, s
     sure = "" if joint is None or joint["value"] is None else f"; at least {joint['value']:,.0f} with joint confidence"
     total = {c: int(chapters.get_column(c).sum()) for c in
              ("n_phenotypes", "n_tested", "n_significant", "n_auc_70", "n_beats_baseline")}
+    # Chapters count phenotypes that share their labels once, the table below shows each of them.
+    listed = material.results.filter(pl.col("status") == "tested").height
+    twins = "" if listed == total["n_tested"] else f", {listed:,} with those that have the same labels as another"
     tiles = [
-        (f"{total['n_tested']:,}", f"of {total['n_phenotypes']:,} phenotypes had enough cases to be tested"),
+        (f"{total['n_tested']:,}", f"of {total['n_phenotypes']:,} phenotypes had enough cases to be tested{twins}"),
         (f"{total['n_significant']:,}", "are seen better than chance (AUC above 0.5 with q < 0.05)"),
         (f"{total['n_auc_70']:,}", f"have an AUC of 0.70 or more{between('n_auc_70')}{sure}"),
         (f"{total['n_beats_baseline']:,}", "are seen better than from age and sex alone (q < 0.05)"),

@@ -35,6 +35,8 @@ class Item:
     needs: str = ""
 
 
+# Numbers and topics were compared, item by item, with transcriptions of table 2 of TRIPOD+AI (BMJ 2024;385:e078378)
+# and of the RECORD checklist (PLoS Med 2015;12:e1001885).
 T, R = "TRIPOD+AI", "RECORD"
 ITEMS = (
     Item(T, "1", "Title: study type, target population and outcome", "author"),

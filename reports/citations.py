@@ -27,22 +27,33 @@ _WHO = "World Health Organization. International statistical classification of d
 # The first word of a vocabulary's name decides.
 VOCABULARIES = {"phecodex": (_SHUEY,), "phecode": (_DENNY, _WU), "icd10": (_WHO,), "icd-10": (_WHO,)}
 
-# What a method is called in the result table, and whom to cite for it.
+# What a method is called in the result table, and whom to cite for it. Volumes, pages and DOIs of this file were looked
+# up in other publications' reference lists, not taken from memory.
 METHODS = {
+    "newcombe": "Newcombe RG. Confidence intervals for an effect size measure based on the Mann-Whitney statistic. "
+    "Part 2: asymptotic methods and evaluation. Stat Med 2006;25:559-573. doi:10.1002/sim.2324",
     "delong": "DeLong ER, DeLong DM, Clarke-Pearson DL. Comparing the areas under two or more correlated receiver "
     "operating characteristic curves: a nonparametric approach. Biometrics 1988;44:837-845. doi:10.2307/2531595",
     "obuchowski": "Obuchowski NA. Nonparametric analysis of clustered ROC curve data. Biometrics 1997;53:567-578. "
     "doi:10.2307/2533958",
     "brunner": "Brunner E, Munzel U. The nonparametric Behrens-Fisher problem: asymptotic theory and a small-sample "
     "approximation. Biom J 2000;42:17-25.",
-    "permutation": "Phipson B, Smyth GK. Permutation p-values should never be zero. Stat Appl Genet Mol Biol "
+    "permutation": "Phipson B, Smyth GK. Permutation p-values should never be zero: calculating exact p-values when "
+    "permutations are randomly drawn. Stat Appl Genet Mol Biol "
     "2010;9:Article39. doi:10.2202/1544-6115.1585",
 }
 FDR = (
     "Benjamini Y, Hochberg Y. Controlling the false discovery rate: a practical and powerful approach to multiple "
     "testing. J R Stat Soc B 1995;57:289-300. doi:10.1111/j.2517-6161.1995.tb02031.x"
 )
-MAXT = "Westfall PH, Young SS. Resampling-based multiple testing. New York: Wiley; 1993."
+FURTHER = {  # by the column that holds what was computed
+    "p_holm": ("family-wise error", "Holm S. A simple sequentially rejective multiple test procedure. Scand J Stat "
+               "1979;6:65-70."),
+    "q_by": ("false discovery rate under dependence", "Benjamini Y, Yekutieli D. The control of the false discovery "
+             "rate in multiple testing under dependency. Ann Stat 2001;29:1165-1188. doi:10.1214/aos/1013699998"),
+    "q_maxt": ("family-wise error under dependence", "Westfall PH, Young SS. Resampling-based multiple testing: "
+               "examples and methods for p-value adjustment. New York: Wiley; 1993."),
+}
 REPORTING = (
     "Collins GS, Moons KGM, Dhiman P, et al. TRIPOD+AI statement: updated guidance for reporting clinical prediction "
     "models that use regression or machine learning methods. BMJ 2024;385:e078378. doi:10.1136/bmj-2023-078378",
@@ -89,8 +100,8 @@ def citations(meta: ReportMeta, results: pl.DataFrame) -> list[Citation]:
     found += [Citation("method", text) for word, text in METHODS.items() if word in said]
     if tested.get_column("q_fdr").count():
         found.append(Citation("method, false discovery rate", FDR))
-    if "q_maxt" in tested.columns and tested.get_column("q_maxt").count():
-        found.append(Citation("method, family-wise error", MAXT))
+    found += [Citation(f"method, {what}", text) for column, (what, text) in FURTHER.items()
+              if column in tested.columns and tested.get_column(column).count()]
     return found + [Citation("reporting", text) for text in REPORTING]
 
 

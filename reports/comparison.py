@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,8 @@ class About:
         What makes the comparison again.
     segments
         Whether segments were counted as if they were independent.
+    chapters
+        Number and name of every chapter of the vocabulary, so that each keeps the colour it has in the runs' reports.
     """
 
     cohort: str
@@ -69,6 +71,7 @@ class About:
     small_cell: int
     command: str = ""
     segments: bool = False
+    chapters: Sequence[tuple[int, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,15 @@ def read_pairs(folder: Path, *, small_cell: int) -> list[Pair]:
     return found
 
 
+def _with_chapters(table: pl.DataFrame, about: About) -> pl.DataFrame:
+    """Add a row without any number for each chapter in which nothing is compared; nothing is drawn of it."""
+    known = set(table.get_column("chapter").to_list())
+    rest = [{"chapter": name, "chapter_order": order, "phenotype": "", "outcome": ""}
+            for order, name in about.chapters if name not in known]
+    schema = {c: t for c, t in table.schema.items() if c in ("chapter", "chapter_order", "phenotype", "outcome")}
+    return pl.concat([table, pl.DataFrame(rest, schema=schema)], how="diagonal")
+
+
 def comparison_figures(
     pair: Pair, about: About, *, only: Collection[str] = (), colours: Colours = "safe"
 ) -> Iterator[tuple[str, Figure]]:
@@ -145,7 +157,9 @@ def comparison_figures(
     a, b = pair.names
     title, note = f"{b} against {a}: {about.cohort}", SEGMENT_NOTE if about.segments else ""
     both = pair.table.filter(pl.col("auc_a").is_not_null() & pl.col("auc_b").is_not_null())
-    side = both.with_columns(pl.lit("tested").alias("status"))
+    every = _with_chapters(pair.table, about)
+    side = every.with_columns(pl.when(pl.col("difference").is_null()).then(pl.lit("hidden")).otherwise(
+        pl.lit("tested")).alias("status"))
     halves = [
         side.with_columns(pl.col(f"auc_{s}").alias("auc"),
                           pl.when(pl.col("outcome") == s).then("q_fdr").otherwise(None).alias("q_fdr"))
@@ -157,7 +171,7 @@ def comparison_figures(
         "encoders": lambda: pairs.scatter(scattered, ours=b, theirs=a, title=title, note=note),
         "miami": lambda: pairs.miami(halves[0], halves[1], names=(b, a), title=title, note=note, colours=colours,
                                      filled="better than the other at q < 0.05 (paired)"),
-        "differences": lambda: differences(pair.table, names=(a, b), title=title, note=note, colours=colours),
+        "differences": lambda: differences(every, names=(a, b), title=title, note=note, colours=colours),
         "chapter_differences": lambda: chapter_differences(pair.chapters, names=(a, b), veiled=pair.veiled,
                                                            title=title, note=note),
     }
@@ -221,7 +235,7 @@ def write_comparison(folder: Path) -> Path:
 
 def _section(pair: Pair, about: About, images: list[dict[str, str]]) -> dict[str, Any]:
     """Return what the page says of a pair."""
-    colours = chapter_colours(pair.table)
+    colours = chapter_colours(_with_chapters(pair.table, about))
     rows = pair.table.sort(["q_fdr", "phenotype"], nulls_last=True)
     a, b = pair.names
     words = {"a": f"{a} better", "b": f"{b} better", "tie": "no difference shown", "": "not judged"}

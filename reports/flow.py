@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ class Loss:
     starts: bool
     is_loss: bool
     is_note: bool
+    ends: bool = False
 
 
 def side_counts(splits: pl.DataFrame, disjointness: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -64,10 +66,13 @@ def must_round(flow: pl.DataFrame, sides: list[dict[str, Any]], *, small_cell: i
 
 
 def flow_steps(flow: pl.DataFrame, *, small_cell: int, rounded: bool) -> list[Loss]:
-    """Return the flow as arrows in table order; a new chain starts where the unit or the number before changes."""
+    """Return the flow as arrows in table order; a new chain starts where the unit or the number before changes.
+
+    Notes that follow each other within a step are put together by unit, so that each total stands there once.
+    """
     steps: list[Loss] = []
     before: tuple[str, int] | None = None
-    for row in flow.iter_rows(named=True):
+    for row in _together(flow.rows(named=True)):
         lost = row["n_in"] - row["n_out"]
 
         def say(n: int) -> str:
@@ -79,7 +84,20 @@ def flow_steps(flow: pl.DataFrame, *, small_cell: int, rounded: bool) -> list[Lo
             is_note=row["kind"] is not None,
         ))
         before = row["unit"], row["n_in"] if row["kind"] else row["n_out"]
-    return steps
+    after = [*(step.starts for step in steps[1:]), True]
+    return [replace(step, ends=last) for step, last in zip(steps, after, strict=False)]
+
+
+def _together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sort each run of notes of one step by unit and number before, in the order of first sight."""
+    found: list[dict[str, Any]] = []
+    for (_, noted), part in itertools.groupby(rows, key=lambda row: (row["step"], row["kind"] is not None)):
+        block = list(part)
+        if noted:
+            seen = list(dict.fromkeys((row["unit"], row["n_in"]) for row in block))
+            block.sort(key=lambda row: seen.index((row["unit"], row["n_in"])))
+        found += block
+    return found
 
 
 def reject_counts(rejects: pl.DataFrame, *, small_cell: int) -> list[dict[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from importlib.resources import files
@@ -124,7 +125,7 @@ def chapter_rows(
 def overview_rows(overview: pl.DataFrame, *, small_cell: int, rounded: bool) -> list[dict[str, str]]:
     """Return the headline figures with their meaning; numbers of people obey the small-cell rule."""
     rows = []
-    for measure, value, meaning in overview.select("measure", "value", "meaning").iter_rows():
+    for measure, value, low, high, meaning in overview.select("measure", "value", "low", "high", "meaning").iter_rows():
         if value is None or value != value:
             text = "–"
         elif float(value).is_integer():
@@ -132,7 +133,10 @@ def overview_rows(overview: pl.DataFrame, *, small_cell: int, rounded: bool) -> 
             text = shown(int(value), small_cell=small_cell if people else 0, rounded=people and rounded)
         else:
             text = estimate_text(value)
-        rows.append({"value": text, "measure": clean(measure, width=60),
+        whole = value is not None and float(value).is_integer()
+        interval = ("" if low is None or high is None else f"{math.floor(low):,} to {math.ceil(high):,}" if whole
+                    else interval_text(low, high))
+        rows.append({"value": text, "interval": interval, "measure": clean(measure, width=60),
                      "meaning": clean(meaning, width=300)})
     return rows
 

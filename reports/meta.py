@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -131,6 +132,28 @@ FITS = {
 }
 
 
+def fit_words(fit: str) -> str:
+    """Return how the encoder was fitted, for the first screen."""
+    return {"finetune": "fine-tuned (finetune)", "probe": "frozen, a linear model on top (probe)"}.get(fit, fit)
+
+
+def heldout_words(rule: str) -> str:
+    """Return the rule that chose who was tested, in words and as it is called; an unknown rule as it is."""
+    name, _, argument = rule.partition(":")
+    try:
+        share = float(argument)
+    except ValueError:
+        share = math.nan
+    told = {
+        "random": f"{share:.0%} of the patients at random".replace("%", " %") if math.isfinite(share) else "",
+        "crossfit": f"all, by models fitted on the other folds of {argument}", "model": "those the model has not met",
+        "manifest": "those not on the encoder's list of pretraining patients",
+        "official": "the split that comes with the source", "no-synchronous-ppg-ecg":
+        "those never with PPG and ECG at the same time",
+    }.get(name, "")
+    return f"{told} ({rule})" if told else rule
+
+
 def methods(
     meta: ReportMeta, *, vocabularies: Sequence[str], windows: Sequence[str], units: Sequence[str],
     intervals: Sequence[str], tests: Sequence[str], compared: bool,
@@ -169,7 +192,7 @@ def methods(
     if meta.fit:
         text.append(f"The encoder was {FITS.get(meta.fit, f'fitted by the recipe “{meta.fit}”')}.")
     if meta.heldout:
-        text.append(f"Who was tested follows the rule “{meta.heldout}”.")
+        text.append(f"Tested were {heldout_words(meta.heldout)}.")
     if units:
         text.append(f"The unit of analysis is the {_and(units)}.")
     if intervals:

@@ -45,7 +45,8 @@ def first_of_each_parent(phenotypes: Sequence[str], order: Sequence[int] | NDArr
 
 def name_points(
     ax: Axes, x: NDArray[np.float64], y: NDArray[np.float64], names: Mapping[int, str], points: PathCollection, *,
-    spans: Mapping[int, tuple[float, float]] | None = None, ylims: tuple[float, float] | None = None,
+    spans: Mapping[int, tuple[float, float]] | None = None, across: Mapping[int, tuple[float, float]] | None = None,
+    ylims: tuple[float, float] | None = None,
     max_distance: float = 0.5,
 ) -> list[int]:
     """Write names beside points where they meet neither each other nor a point; the first given are placed first.
@@ -60,8 +61,8 @@ def name_points(
         Text by point.
     points
         The drawn points.
-    spans
-        Vertical intervals to be kept free, by point.
+    spans, across
+        Vertical and horizontal intervals to be kept free, by point.
     ylims
         Names stay between these.
     max_distance
@@ -75,10 +76,11 @@ def name_points(
     chosen = list(names)
     if not chosen:
         return []
-    keep = spans or {}
-    free: Any = {} if not keep else {
-        "x_lines": [[x[i]] * 2 for i in keep], "y_lines": [list(s) for s in keep.values()]
-    }
+    upright, level = spans or {}, across or {}
+    free: Any = {}
+    if upright or level:
+        free = {"x_lines": [[x[i]] * 2 for i in upright] + [list(s) for s in level.values()],
+                "y_lines": [list(s) for s in upright.values()] + [[y[i]] * 2 for i in level]}
     if ylims is not None:
         free["ylims"] = ylims
     seen = np.isfinite(x) & np.isfinite(y)
@@ -92,7 +94,27 @@ def name_points(
         )
     placed: list[Text | None] = drawn[2]
     drop_overlapping(ax, placed, drawn[3])
+    drop_astray(ax, placed, drawn[3], np.column_stack([x[chosen], y[chosen]]))
     return [i for i, text in zip(chosen, placed, strict=True) if text is not None]
+
+
+def drop_astray(
+    ax: Axes, placed: list[Text | None], leads: list[Line2D | None], spots: NDArray[np.float64]
+) -> None:
+    """Take back names that, without a line to their own point, stand nearer to another's: they would be misread."""
+    figure = ax.get_figure()
+    assert figure is not None
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    at = ax.transData.transform(spots)
+    for k, text in enumerate(placed):
+        if text is None or leads[k] is not None:
+            continue
+        box = text.get_window_extent(renderer)
+        away = np.hypot(*(np.maximum(np.maximum(np.array(low) - at[:, i], at[:, i] - high), 0)
+                          for i, (low, high) in enumerate(((box.x0, box.x1), (box.y0, box.y1)))))
+        if (np.delete(away, k) < away[k]).any():
+            text.remove()
+            placed[k] = None
 
 
 def drop_overlapping(ax: Axes, placed: list[Text | None], leads: list[Line2D | None]) -> None:

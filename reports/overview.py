@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from phewas.reports.layout import drawable, shorten
 from phewas.reports.phenome import array, drawable_rows
@@ -94,6 +95,7 @@ def _ranked(ax: Axes, rows: pl.DataFrame, overview: pl.DataFrame) -> None:
     most = float(np.nanmax(np.concatenate([auc, high, [0.72]])))
     ax.set_ylim(least - 0.02, most + 0.03)
     ax.set_xlim(0, rows.height + 1)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True))
     ax.set_yticks([t for t in np.round(np.arange(0, 1.01, 0.1), 1) if least - 0.02 <= t <= most + 0.03])
     lines = []
     for bound, words in BOUNDS:

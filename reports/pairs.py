@@ -63,7 +63,12 @@ def scatter(
         5.2 x 5.4 inches.
     """
     with matplotlib.rc_context(RC):
-        figure = sheet(width=5.2, height=5.4, title=title, foot=f"{note} {both.height:,} phenotypes in both.".strip())
+        if "outcome" in both.columns:  # those that differ lie on top
+            both = both.sort(pl.col("outcome").is_in(["a", "b"]), maintain_order=True)
+        foot = f"{note} {both.height:,} phenotypes in both."
+        if "outcome" in both.columns and (rest := both.filter(pl.col("outcome") == "").height):
+            foot += f" {rest:,} of them with the same labels as another, or without a test, are not counted."
+        figure = sheet(width=5.2, height=5.4, title=title, foot=foot.strip())
         if both.is_empty():
             return nothing(figure, "No phenotype has an AUC in both.")
         ax = panel(figure, left=0.62, bottom=0.66, width=4.4, height=4.4)
@@ -90,8 +95,12 @@ def scatter(
         if "outcome" in both.columns:
             order = order[np.isin(both.get_column("outcome").to_numpy()[order], ["a", "b"])]
         chosen = first_of_each_parent(both.get_column("phenotype").to_list(), order, most=labels)
+        whiskers = [
+            {i: (float(a[i]), float(b[i])) for i in chosen if np.isfinite(a[i]) and np.isfinite(b[i])}
+            for a, b in ((array(both, f"{w}auc_low"), array(both, f"{w}auc_high")) for w in ("", "other_"))
+        ]
         placed = name_points(ax, x, y, dict(zip(chosen, names_of(both, chosen, width=24), strict=True)), points,
-                             max_distance=0.3)
+                             spans=whiskers[0], across=whiskers[1], max_distance=0.3)
         for i in placed:
             _cross(ax, both.row(i, named=True), str(colour[i]))
         ax.set_xlabel(f"AUC, {shorten(drawable(theirs, instead='the other'), width=60)}", fontsize=7)
@@ -182,7 +191,8 @@ def miami(
             usable: NDArray[np.bool_] = significant(mine) & (auc > 0.5)
             best = [i for i in np.argsort(-np.nan_to_num(auc), kind="stable") if usable[i]]
             chosen = first_of_each_parent(mine.get_column("phenotype").to_list(), best, most=labels)
-            name_points(ax, axis.x, auc, dict(zip(chosen, names_of(mine, chosen), strict=True)), points)
+            name_points(ax, axis.x, auc, dict(zip(chosen, names_of(mine, chosen), strict=True)), points,
+                        ylims=(0.5, reach) if limits[0] < limits[1] else (reach, 0.5))
         figure.text(LEFT / 7.2, (bottom + 2 * PANEL + 0.18) / figure.get_figheight(),
                     f"Filled: {filled}. Area grows with the number of case patients.", fontsize=6, color=REST,
                     va="bottom")

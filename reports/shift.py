@@ -50,7 +50,11 @@ def shift_rows(run: Path, *, small_cell: int) -> list[dict[str, Any]]:
         part = table.filter(pl.col("variable") == variable)
         whole = part.filter(pl.col("level") == "")
         levels = part.filter(pl.col("level") != "").with_columns(pl.col("smd").abs().fill_null(0).alias("size"))
-        rows += [_whole(row, WORDS.get(variable, variable)) for row in whole.iter_rows(named=True)]
+        words = WORDS.get(variable, variable)
+        rows += [_whole(row, words) for row in whole.iter_rows(named=True)]
+        if whole.is_empty():  # a patient can have several of its levels, so that there is no difference as a whole
+            rows.append({"what": f"{words} (those that differ most)" if levels.height > LEVELS else words,
+                         "tested": "", "training": "", "smd": "", "notable": False, "level": False})
         coarse = any(_hidden(row, small_cell=small_cell) for row in levels.iter_rows(named=True))
         chosen = levels.sort("size", "level", descending=[True, False]).head(LEVELS)
         rows += [_level(row, small_cell=small_cell, coarse=coarse) for row in chosen.iter_rows(named=True)]

@@ -25,11 +25,12 @@ RC: Any = {  # Any: matplotlib types each key as a literal of its own
 }
 Colours = Literal["safe", "classic"]
 
-# The chapter colours that readers of phecode plots know, in the order of phecode 1.2; on request only, since several
-# of them look alike to colour-blind readers and in grey.
+# The chapter colours that readers of phecode plots know, in the order of phecode 1.2: those of the table `pheinfo` of
+# the R package PheWAS, as `phewas.mappings` ships them with the vocabulary. On request only, since several of them look
+# alike to colour-blind readers and in grey.
 CLASSIC = (
-    "blue", "darkcyan", "brown", "darkorange", "magenta", "darkblue", "darkseagreen", "red", "coral", "green",
-    "black", "royalblue", "firebrick", "darkolivegreen", "mediumspringgreen", "purple", "gray",
+    "#0000FF", "#008B8B", "#A52A2A", "#FF7F00", "#FF00FF", "#00008B", "#698B69", "#FF0000", "#8B3E2F", "#458B00",
+    "#000000", "#27408B", "#B22222", "#556B2F", "#00FA9A", "#A020F0", "#7F7F7F",
 )
 
 

@@ -62,7 +62,7 @@ def training_curve(history: pl.DataFrame) -> Figure:
         epoch = history.get_column("epoch").fill_null(float("nan")).to_numpy()
         panels = (
             ("loss", (("training", "train_loss"), ("tuning", "tuning_loss"))),
-            ("tuning AUC", (("tuning", "tuning_auc"),)),
+            ("mean tuning AUC", (("tuning", "tuning_auc"),)),
         )
         for place, (label, lines) in enumerate(panels):
             ax = figure.add_axes((0.08 + 0.5 * place, 0.19, 0.4, 0.7))

@@ -5,7 +5,7 @@ says where the table lies below the run directory; `Table.check` is called at ev
 """
 
 from phewas.schema.cohort import REASONS, SPLITS, Diagnoses, Encounters, Flow, Patients, Recordings, Rejects, Splits
-from phewas.schema.comparison import Comparison, ComparisonChapters
+from phewas.schema.comparison import Comparison, ComparisonChapters, PublishedComparison
 from phewas.schema.phenotypes import LABELS_PATH, Definitions, LabelColumns, LabelRows, Phenotypes, Unmapped
 from phewas.schema.predictions import LOGITS_PATH, PermutationNull, PredictionColumns, PredictionRows, Windows
 from phewas.schema.results import (
@@ -63,6 +63,7 @@ __all__ = [
     "Phenotypes",
     "PredictionColumns",
     "PredictionRows",
+    "PublishedComparison",
     "Recordings",
     "Rejects",
     "RivalInputs",

@@ -1,4 +1,4 @@
-"""Tables of `phewas compare`: two runs on the same encounters."""
+"""Tables of comparisons: two runs on the same encounters, and a run beside a published table."""
 
 from __future__ import annotations
 
@@ -60,3 +60,30 @@ class ComparisonChapters(Table):
     low = Column(pl.Float64, "lower 95 % bound of that mean, patients resampled for all phenotypes together",
                  nullable=True)
     high = Column(pl.Float64, "upper 95 % bound", nullable=True)
+
+
+class PublishedComparison(Table):
+    """A published table beside a run: one row per published phenotype."""
+
+    file = "results/published.parquet"
+    key = ("published",)
+    published = Column(pl.String, "identifier as published")
+    published_auc = Column(pl.Float64, "published AUC")
+    published_low = Column(pl.Float64, "its lower bound", nullable=True)
+    published_high = Column(pl.Float64, "its upper bound", nullable=True)
+    published_n_pos = Column(pl.Float64, "published number of positives, in the published unit", nullable=True)
+    published_n_neg = Column(pl.Float64, "published number of negatives", nullable=True)
+    phenotype = Column(pl.String, "our identifier; null where the vocabulary has none", nullable=True)
+    description = Column(pl.String, "ours, in words", nullable=True)
+    chapter = Column(pl.String, "our chapter", nullable=True)
+    chapter_order = Column(pl.Int16, "its number", nullable=True)
+    status = Column(pl.String, "tested, or why not; `not in the vocabulary`")
+    auc = Column(pl.Float64, "our AUC", nullable=True)
+    auc_low = Column(pl.Float64, "its lower 95 % bound", nullable=True)
+    auc_high = Column(pl.Float64, "its upper 95 % bound", nullable=True)
+    q_fdr = Column(pl.Float64, "our Benjamini-Hochberg q against 0.5", nullable=True)
+    n_cases = Column(pl.Int64, "our case units; null also where hidden", nullable=True)
+    n_case_patients = Column(pl.Int64, "our case patients; null also where hidden", nullable=True)
+    unit = Column(pl.String, "our unit of analysis", nullable=True)
+    difference = Column(pl.Float64, "auc - published_auc", nullable=True)
+    inside = Column(pl.Boolean, "whether the published AUC lies within our interval", nullable=True)

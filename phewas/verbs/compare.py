@@ -54,9 +54,11 @@ def _about(runs: list[Path], names: list[str], out: Path, *, seed: int) -> None:
     from phewas.schema import PhenotypeResults
 
     told = [read_about(run) for run in runs]
+    results = [PhenotypeResults.read(run) for run in runs]
+    chapters = results[0].select("chapter_order", "chapter").unique().sort("chapter_order", "chapter").rows()
     command = ["phewas", "compare", *map(str, runs), "--out", str(out), "--seed", str(seed)]
     write_about(About(
         cohort=told[0].title, encoders={n: meta.encoder for n, meta in zip(names, told, strict=True)},
         small_cell=max(meta.small_cell() for meta in told), command=shlex.join(command),
-        segments=any("segment" in PhenotypeResults.read(run)["unit"].unique().to_list() for run in runs),
+        segments=any("segment" in table["unit"].unique().to_list() for table in results), chapters=chapters,
     ), out)

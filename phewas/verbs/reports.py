@@ -62,9 +62,14 @@ def report(
     with locked(run):
         compared = None
         if reference is not None:
-            from phewas.reports.reference import read_reference
+            from phewas.reports.reference import Reference
+            from phewas.reports.tables import protect
+            from phewas.schema import PhenotypeResults
+            from phewas.stats.published import compare_published, count_published, read_published
 
-            compared = read_reference(reference, reference_map)
+            theirs = read_published(reference, reference_map)
+            both = compare_published(protect(PhenotypeResults.read(run), small_cell=threshold), theirs.table)
+            compared = Reference(both, count_published(both), theirs.name, theirs.unit, theirs.citation)
         page = build(run, meta=meta, small_cell=threshold, reference=compared)
     typer.echo(f"Report: {page}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import re
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,13 @@ import pytest
 from matplotlib.text import Text
 
 from phewas.errors import ConfigError
-from phewas.reports import association, grids, overview, pairs, ranking
+from phewas.reports import association, grids, overview, pairs, ranking, style
 from phewas.reports.embedding import latest_map
 from phewas.reports.gallery import FIGURES, Wish, figures, write_figures
 from phewas.reports.manhattan import manhattan
 from phewas.reports.material import protect_bins, protect_subgroups, read_material
-from phewas.reports.reference import compared, read_reference
-from phewas.reports.style import svg
+from phewas.reports.naming import drop_astray
+from phewas.reports.style import CLASSIC, svg
 from phewas.reports.tables import protect
 from phewas.schema import CalibrationBins, PhenotypeResults, Subgroups
 
@@ -203,6 +203,11 @@ def test_classic_colours_on_request(phenome, make_run):
     assert not edges[0] & edges[1]
 
 
+def test_classic_colours_are_those_of_the_vocabulary():
+    chapters = pl.read_parquet(files("phewas.mappings") / "data" / "phecode1.2.chapters.parquet")
+    assert tuple(chapters.sort("chapter_order")["colour"]) == CLASSIC
+
+
 def test_a_chapter_has_one_colour_in_every_figure(row):
     blank = {k: None for k, c in PhenotypeResults.columns().items() if c.nullable}
     results = PhenotypeResults.build([
@@ -216,57 +221,31 @@ def test_no_map_without_embeddings(tmp_path):
     assert latest_map(tmp_path) is None
 
 
-def published_map(folder):
-    file = folder / "map.toml"
-    file.write_text('name = "A study"\nunit = "segments"\n[columns]\nphenotype = "phecode"\nauc_low = "auc_lo"\n'
-                    'auc_high = "auc_hi"\n')
-    return file
-
-
 @pytest.mark.skipif(not PUBLISHED.is_file(), reason="the published table is not there")
-def test_the_published_table_beside_ours(row, tmp_path):
-    reference = read_reference(PUBLISHED, published_map(tmp_path))
-    assert reference.table.height == 307
-    first = reference.table.row(0, named=True)
-    assert (first["phenotype"], first["auc"], first["n_pos"]) == ("38.1", 0.74, 280)
-    ours = protect(PhenotypeResults.build([row("038.1", auc=0.7, auc_low=0.65, auc_high=0.75), row("999.9")]),
-                   small_cell=11)
-    both = compared(ours, reference)
-    assert both.height == 307
-    assert both.filter(pl.col("published") == "38.1")["difference"].to_list() == [-0.04]
-    assert both.filter(pl.col("status") == "not in the vocabulary").height == 306
+def test_figures_of_the_published_table(row):
+    published = pl.read_csv(PUBLISHED, infer_schema=False)
     table = PhenotypeResults.build([
-        row(r["phenotype"], auc=r["auc"], auc_low=r["auc_low"], auc_high=r["auc_high"])
-        for r in reference.table.iter_rows(named=True)])
+        row(r["phecode"], auc=float(r["auc"]), auc_low=float(r["auc_lo"]), auc_high=float(r["auc_hi"]))
+        for r in published.iter_rows(named=True)])
+    assert table.height == 307
     for figure in (ranking.top(table), pairs.scatter(pairs.paired(table, table), ours="a", theirs="b")):
         assert_readable(figure)
     top = [m.get_xydata()[0, 0] for m in marks(ranking.top(table), "auc")]
-    assert top == sorted(reference.table["auc"].to_list(), reverse=True)[:60]
-
-
-@pytest.mark.parametrize(("text", "words"), [
-    ("phenotype,auc\n1,0.5\n1,0.6\n", "more than once"), ("phenotype,auc\n1,high\n", "no number"),
-    ("phenotype,AUC\n1,0.5\n", "did you mean|no column"), ("phenotype,auc\n1,1.7\n", "no number from 0 to 1"),
-])
-def test_a_faulty_published_table_is_told(tmp_path, text, words):
-    file = tmp_path / "table.csv"
-    file.write_text(text)
-    with pytest.raises(ConfigError, match=re.compile(words, re.IGNORECASE)):
-        read_reference(file)
-
-
-def test_a_faulty_mapping_is_told(tmp_path):
-    table, mapping = tmp_path / "t.csv", tmp_path / "m.toml"
-    table.write_text("phenotype,auc\n1,0.5\n")
-    for text, words in (("nonsense", "cannot be read"), ("[columns]\nacu = 'auc'\n", "acu"),
-                        ("[columns]\nn_pos = 'n'\n", "'n'")):
-        mapping.write_text(text)
-        with pytest.raises(ConfigError, match=words):
-            read_reference(table, mapping)
-    with pytest.raises(ConfigError, match="no file"):
-        read_reference(tmp_path / "none.csv")
+    assert top == sorted(table["auc"].to_list(), reverse=True)[:60]
 
 
 def test_hostile_text_is_escaped_in_svg(row):
     results = PhenotypeResults.build([row(f"{i}.1", description="<script>alert(1)</script>") for i in range(5)])
     assert b"<script" not in svg(ranking.top(results))
+
+
+def test_a_name_nearer_to_another_point_is_taken_back():
+    figure = style.sheet(width=4, height=4)
+    ax = style.panel(figure, left=0.5, bottom=0.5, width=3, height=3)
+    ax.set_xlim(0, 1)
+    ax.set_ylim(0, 1)
+    spots = np.array([[0.5, 0.5], [0.5, 0.7], [0.2, 0.2]])
+    texts = [ax.text(0.52, 0.5, "its own"), ax.text(0.52, 0.52, "another's"), ax.text(0.52, 0.54, "led")]
+    leads = [None, None, ax.plot([0.2, 0.5], [0.2, 0.54])[0]]
+    drop_astray(ax, texts, leads, spots)
+    assert [None if t is None else t.get_text() for t in texts] == ["its own", None, "led"]
