@@ -36,6 +36,9 @@ PLAIN = "PHEWAS_PLAIN_ENCODERS"
 SAMPLES_AT_ONCE = 32 * 1250
 """Of input per thread: what is computed for them fits the second and third cache."""
 
+WINDOWS_PER_THREAD = 64
+"""Wished for in one call, so that no thread waits long for the last."""
+
 
 def fast(model: nn.Module) -> nn.Module:
     """Return an equal model in which every known encoder is replaced by its faster form.
@@ -65,6 +68,7 @@ def fast(model: nn.Module) -> nn.Module:
         return FastNet1D(model).eval()  # type: ignore[arg-type]
     twin = copy.copy(model)
     twin._modules = {name: fast(part) if part is not None else None for name, part in model._modules.items()}
+    twin.batch_segments = WINDOWS_PER_THREAD * torch.get_num_threads()  # type: ignore[assignment]
     return twin
 
 
@@ -200,6 +204,7 @@ class FastNet1D(nn.Module):
     def __init__(self, net: Net1D) -> None:
         super().__init__()
         self.width = net.width
+        self.batch_segments = WINDOWS_PER_THREAD * torch.get_num_threads()
         self.stem = _Conv(net.first_conv, net.first_bn if getattr(net, "use_bn", True) else None)
         self.blocks = [_Block(part) for part in net.stage_list.modules() if isinstance(part, Block)]
 

@@ -14,11 +14,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numba.core.cgutils
+import numba.extending
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
+from numba.extending import models, register_model
+
+# What these build is code for another machine, of which a type checker sees nothing.
+cgutils: Any = numba.core.cgutils
+intrinsic: Any = numba.extending.intrinsic
 
 WIDTH = 16
 """Channels per vector, and the group width of every published Net1D."""
@@ -37,7 +42,7 @@ FARTHEST = 87.0  # exp(+-87) is still a normal float32
 POWER_TERMS = (1.5403530e-4, 1.3333558e-3, 9.6181291e-3, 5.5504109e-2, 2.4022651e-1, 6.9314718e-1, 1.0)
 
 
-class Lanes(types.Type):  # type: ignore[misc]
+class Lanes(types.Type):
     """Sixteen float32 that are worked on together."""
 
     def __init__(self) -> None:
@@ -48,9 +53,9 @@ LANES = Lanes()
 
 
 @register_model(Lanes)
-class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, VECTOR)
+        super().__init__(manager, kind, VECTOR)  # type: ignore[no-untyped-call]
 
 
 def _all(value: float) -> ir.Constant:
