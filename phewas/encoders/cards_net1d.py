@@ -30,8 +30,8 @@ _ECGFOUNDER: Mapping[str, Any] = {
     "use_bn": False,
     "n_classes": 150,
 }
-# The sets of the current paper (PulseDB is MIMIC-III with VitalDB). What the older release had seen is not stated by
-# name; the same sets are taken for it, because a set too many only costs a warning.
+# The sets of the current paper (PulseDB is MIMIC-III with VitalDB). What the older release had met is stated nowhere:
+# its records name no set, so that contamination can never be excluded.
 _ANYPPG_SETS = ("MC-MED", "MIMIC-III", "VitalDB", "MESA", "HSP", "CFS")
 _ANYPPG_HEADS = ("ecg_encoder.", "ppg_projector.", "ecg_projector.", "clip_loss.")
 _FIRST_BN = "stage_list.0.block_list.0.bn1.*"
@@ -47,7 +47,6 @@ _ANYPPG_OLD: Mapping[str, Any] = {
     "window_s": 10.0,
     "pooling": "mean over time, done here: the release returned the map",
     "parameters": 5_850_864,
-    "pretraining": _ANYPPG_SETS,
     "source": "the older checkpoint/anyppg_ckpt.pth of the repository Ngk03/AnyPPG, whose history was rewritten",
     "file": "anyppg_ckpt.pth",
     "nesting": "flat",

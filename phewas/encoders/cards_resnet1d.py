@@ -7,6 +7,9 @@ from typing import Any
 
 from phewas.encoders.registry import PAPAGEI_125, PPG_50, EncoderSpec
 
+# No pretraining sets are named here: none could be confirmed in the authors' own repositories, and an encoder that
+# names none is never said to be free of a cohort's patients.
+
 _PAPAGEI: Mapping[str, Any] = {
     "base_filters": 32,
     "kernel_size": 3,
@@ -23,7 +26,6 @@ _PAPAGEI_CARD: Mapping[str, Any] = {
     "window_s": 10.0,
     "tensor": "output 0: the dense layer after pooling",
     "pooling": "mean over time, then the dense layer",
-    "pretraining": ("VitalDB", "MIMIC-III", "MESA"),
     "source": "Zenodo record 13983110",
     "doi": "10.5281/zenodo.13983110",
     "licence": "of the Zenodo record: not seen",
@@ -94,7 +96,6 @@ SPECS = (
         tensor="last block, without normalisation or activation",
         pooling="maximum over time",
         parameters=28_497_920,
-        pretraining=("MOODS",),
         source="pulseppg/experiments/out/pulseppg/checkpoint_best.pkl in the zip of Zenodo record 17345536",
         doi="10.5281/zenodo.17270930",
         file="checkpoint_best.pkl",

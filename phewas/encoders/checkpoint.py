@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from phewas.encoders import registry
+from phewas.encoders.extras import read_config
 from phewas.encoders.registry import EncoderSpec
 from phewas.encoders.weights_file import Found, State, fingerprint, inspect, md5_of, read_state
 from phewas.errors import WeightsError
 
-__all__ = ["Fit", "Found", "build", "candidates", "compare", "fill", "fingerprint", "inspect", "load", "looks_like",
-           "match", "read_state"]  # fmt: skip
+__all__ = ["Fit", "Found", "build", "candidates", "compare", "fill", "fingerprint", "from_folder", "inspect", "load",
+           "looks_like", "match", "read_state", "settings_of"]  # fmt: skip
+
+Made = TypeVar("Made", bound=nn.Module)
 
 # What usually stands before an encoder's own names.
 PREFIXES = ("", "model.", "encoder.", "ppg_encoder.", "net.", "backbone.")
@@ -180,7 +184,49 @@ def _example(fit: Fit, own: Mapping[str, Tensor]) -> str:
     return f" ({'; '.join(parts)})"
 
 
-def build(spec: EncoderSpec, weights: str | Path | None) -> nn.Module:
+def from_folder(
+    make: Callable[[Mapping[str, Any]], Made],
+    *,
+    folder: Path | None,
+    config: Mapping[str, Any] | None,
+    published: Mapping[str, Any],
+    name: str,
+    heads: tuple[str, ...] = (),
+    expected: str = "",
+) -> Made:
+    """Return an encoder of another package: as its Hugging Face folder says and with its weights, or with random ones.
+
+    Parameters
+    ----------
+    make
+        Builds the encoder from settings; its attribute ``model`` is the package's own module.
+    folder
+        With config.json and safetensors; None for random weights.
+    config
+        Settings for random weights; None for `published`, those of the published model.
+    name, heads, expected
+        As for `fill`.
+
+    Raises
+    ------
+    WeightsError
+        The folder holds something else.
+    """
+    made = make(read_config(folder) if folder else config or published)
+    if folder:
+        package: Any = made
+        fill(package.model, folder, name=name, heads=heads, expected=expected)
+    return made
+
+
+def settings_of(spec: EncoderSpec, weights: str | Path | None) -> dict[str, Any] | None:
+    """Return the settings that a weights folder gives its encoder; None where the record says all that there is."""
+    if spec.weights_are != "folder" or weights in (None, "random"):
+        return None
+    return read_config(Path(str(weights)))
+
+
+def build(spec: EncoderSpec, weights: str | Path | None, *, config: Mapping[str, Any] | None = None) -> nn.Module:
     """Return an encoder with the weights asked for.
 
     Parameters
@@ -189,6 +235,8 @@ def build(spec: EncoderSpec, weights: str | Path | None) -> nn.Module:
         Which one.
     weights
         A file or folder; ``random`` or None for freshly drawn weights (of a bundle: its own).
+    config
+        With freshly drawn weights, settings from `settings_of`; None for those of the record.
 
     Raises
     ------
@@ -203,7 +251,7 @@ def build(spec: EncoderSpec, weights: str | Path | None) -> nn.Module:
             cure="leave --weights out",
         )
     if spec.bundle is not None or weights in (None, "random"):
-        return spec.build()
+        return spec.build(**({"config": config} if config else {}))
     if spec.weights_are == "folder":
         return spec.build(folder=Path(weights))
     model = spec.build()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from phewas.encoders import checkpoint
-from phewas.encoders.extras import need, read_config
+from phewas.encoders.extras import need
 
 # Of the published model, for random weights; with weights, their own config.json decides.
 PUBLISHED: Mapping[str, Any] = {
@@ -86,7 +86,7 @@ def build(*, folder: Path | None = None, config: Mapping[str, Any] | None = None
     WeightsError
         The folder holds something else.
     """
-    made = Chronos2(read_config(folder) if folder else config or PUBLISHED)
-    if folder:
-        checkpoint.fill(made.model, folder, name="chronos-2", expected="the folder of amazon/chronos-2")
-    return made
+    return checkpoint.from_folder(
+        Chronos2, folder=folder, config=config, published=PUBLISHED, name="chronos-2",
+        expected="the folder of amazon/chronos-2",
+    )  # fmt: skip

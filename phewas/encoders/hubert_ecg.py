@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from phewas.encoders import checkpoint
-from phewas.encoders.extras import need, read_config
+from phewas.encoders.extras import need
 
 # hidden size, layers, heads, feed-forward width
 SIZES = {"small": (512, 8, 8, 2048), "base": (768, 12, 12, 3072)}
@@ -83,8 +83,7 @@ def build(*, size: str = "small", folder: Path | None = None, config: Mapping[st
     WeightsError
         The folder holds something else.
     """
-    made = HubertECG(read_config(folder) if folder else config or published(size))
-    if folder:
-        heads = ("masked_spec_embed", "classifier.", "projector.", "label_embedding", "final_proj")
-        checkpoint.fill(made.model, folder, name=f"hubert-ecg-{size}", heads=heads)
-    return made
+    return checkpoint.from_folder(
+        HubertECG, folder=folder, config=config, published=published(size), name=f"hubert-ecg-{size}",
+        heads=("masked_spec_embed", "classifier.", "projector.", "label_embedding", "final_proj"),
+    )  # fmt: skip

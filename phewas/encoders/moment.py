@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from phewas.encoders import checkpoint
-from phewas.encoders.extras import need, read_config
+from phewas.encoders.extras import need
 from phewas.errors import EncoderError
 
 # d_model, d_ff, layers, heads of the T5 encoders behind the three sizes.
@@ -109,11 +109,8 @@ def build(*, size: str = "small", folder: Path | None = None, config: Mapping[st
     WeightsError
         The folder holds something else.
     """
-    settings = dict(config or published(size))
-    if folder:
-        settings |= read_config(folder)
-    made = Moment(settings)
-    if folder:
-        name = f"moment-{size}"
-        checkpoint.fill(made.model, folder, name=name, heads=("head.",), expected=f"the folder of MOMENT-1-{size}")
-    return made
+    standard = published(size)  # a config.json may leave out what is usual
+    return checkpoint.from_folder(
+        lambda told: Moment({**standard, **told}), folder=folder, config=config, published=standard,
+        name=f"moment-{size}", heads=("head.",), expected=f"the folder of MOMENT-1-{size}",
+    )  # fmt: skip

@@ -78,12 +78,12 @@ class Finished:
 
     def network(self) -> tuple[nn.Module, probe.Heads | None]:
         """Return the network with its weights, and the heads where they are separate."""
+        # Its weights come from the file.
+        encoder = checkpoint.build(self.spec, None, config=self.meta.get("encoder_settings"))
         if self.meta["fit"] == "finetune":
-            encoder = checkpoint.build(self.spec, None)  # its weights come from the file
             model = phenome_model(encoder, self.meta["width"], len(self.meta["phenotypes"]), self.settings)
             model.load_state_dict(load_tensors(self.folder / "model.safetensors"))
             return model.eval(), None
-        encoder = checkpoint.build(self.spec, None)
         file = self.folder / "encoder.safetensors"
         file = file if file.is_file() else self.folder.parent / "encoder.safetensors"  # a fold's own folder lacks it
         if self.spec.bundle is None and encoder.state_dict():

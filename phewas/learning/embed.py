@@ -130,10 +130,17 @@ def _forward(
     return values
 
 
-def ready(spec: EncoderSpec, *, weights: str | None, seed: int, device: torch.device) -> nn.Module:
-    """Return the encoder with its weights, in eval mode on its device, in the form that answers fastest."""
+def ready(
+    spec: EncoderSpec, *, weights: str | None, seed: int, device: torch.device, precision: Precision = "float32"
+) -> nn.Module:
+    """Return the encoder with its weights, in eval mode on its device, in the form that answers fastest.
+
+    On a processor the faster forms compute in float32 alone: for bf16 the encoder stays as it is.
+    """
     encoder = build_encoder(spec, weights=weights, seed=seed)
     torch.manual_seed(torch_seed("embed", seed))
+    if precision == "bf16" and device.type == "cpu":
+        return encoder.to(device).eval()
     return for_inference(encoder, device)
 
 
@@ -160,7 +167,7 @@ def embed_store(job: Embed) -> Path:
     for stale in job.run.glob(f".{FOLDER}-*"):
         if stale != work:
             shutil.rmtree(stale)
-    model = ready(job.spec, weights=job.weights, seed=job.seed, device=job.device)
+    model = ready(job.spec, weights=job.weights, seed=job.seed, device=job.device, precision=job.precision)
     windows = Windows(store, job.device, keep=False)
     parts = list(zip(store.bounds[:-1].tolist(), store.bounds[1:].tolist(), strict=True))
     with progress("embed", total=store.index.height, unit="segments") as advance:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from phewas.config import LearnConfig
+from phewas.encoders.checkpoint import settings_of
 from phewas.encoders.inputs import check_batch
 from phewas.encoders.registry import EncoderSpec
 from phewas.errors import LearningError, SplitError
@@ -279,6 +280,7 @@ class _Run:
         vocabulary = Phenotypes.read(run)["vocabulary"].unique().sort().to_list() if described else []
         return {
             "encoder": spec.name,
+            "encoder_settings": settings_of(spec, self.job.weights),
             "fit": self.job.kind,
             "contract": asdict(spec.contract),
             "width": spec.width,

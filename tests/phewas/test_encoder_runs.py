@@ -93,17 +93,30 @@ def published(name: str, folder: Path) -> list[str]:
 
 
 def whole(kind: str, folder: Path) -> str:
-    """Save a small network as TorchScript or ONNX, with its description beside it."""
+    """Save a small network as a finished program or a Hugging Face folder, with its description beside it."""
+    if kind == "hf:":
+        at = folder / "wav2vec"
+        transformers = pytest.importorskip("transformers")
+        config = transformers.Wav2Vec2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                                             intermediate_size=16, conv_dim=[8] * 2, conv_kernel=[10, 3],
+                                             conv_stride=[5, 2], num_conv_pos_embeddings=4,
+                                             num_conv_pos_embedding_groups=2)  # fmt: skip
+        transformers.Wav2Vec2Model(config).save_pretrained(at)
+        (at / "phewas.encoder.toml").write_text('like = "anyppg"\nwidth = 16\n')
+        return f"hf:{at}"
     net = torch.nn.Sequential(torch.nn.Conv1d(1, 8, 9, stride=4), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool1d(1),
                               torch.nn.Flatten()).eval()  # fmt: skip
     x = torch.zeros(2, 1, 1250)
-    file = folder / ("model.onnx" if kind == "onnx:" else "model.pt")
+    file = folder / {"onnx:": "model.onnx", "torchexport:": "model.pt2"}.get(kind, "model.pt")
     if kind == "onnx:":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnx")
         axes = {"x": {0: "batch"}, "out": {0: "batch"}}
         torch.onnx.export(net, (x,), str(file), input_names=["x"], output_names=["out"], dynamic_axes=axes,
                           dynamo=False)  # fmt: skip
+    elif kind == "torchexport:":
+        open_size = {0: torch.export.Dim("batch", min=1, max=4096)}
+        torch.export.save(torch.export.export(net, (x,), dynamic_shapes=(open_size,)), file)
     else:
         torch.jit.trace(net, x).save(str(file))
     file.with_name(file.name + ".toml").write_text('like = "anyppg"\nwidth = 8\nwindow_s = 10.0\n')
@@ -127,7 +140,7 @@ def wrapped(name: str, folder: Path) -> Path:
 
         from phewas.encoders import moment
 
-        config = moment.published("small")
+        config = moment.published(name.removeprefix("moment-"))
         config |= {"d_model": 16, "t5_config": {**config["t5_config"], **TINY}}
         save_file({k: v.clone() for k, v in moment.build(config=config).model.state_dict().items()},
                   folder / "model.safetensors")  # fmt: skip
@@ -136,7 +149,7 @@ def wrapped(name: str, folder: Path) -> Path:
         pytest.importorskip("transformers")
         from phewas.encoders import hubert_ecg
 
-        config = hubert_ecg.published("small")
+        config = hubert_ecg.published(name.removeprefix("hubert-ecg-"))
         config |= {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
                    "conv_dim": [16] * 5}  # fmt: skip
         hubert_ecg.build(config=config).model.save_pretrained(folder)
@@ -164,8 +177,9 @@ def call(*words: object) -> str:
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize(
     "name",
-    ["papagei-s", "pulse-ppg", "ecgfounder-1lead", "ecgfounder-12lead", "chronos-2", "moment-small",
-     "hubert-ecg-small", "torchscript:", "onnx:"],
+    ["anyppg", "papagei-s", "papagei-s-svri", "pulse-ppg", "ecgfounder-1lead", "ecgfounder-12lead", "chronos-2",
+     "moment-small", "moment-base", "moment-large", "hubert-ecg-small", "hubert-ecg-base", "torchscript:",
+     "torchexport:", "onnx:", "hf:"],
 )  # fmt: skip
 def test_weights_as_published_give_embeddings_of_a_cohort(name, few, tmp_path):
     words = published(name, tmp_path)

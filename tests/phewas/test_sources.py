@@ -9,12 +9,14 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 import wfdb
 from typer.testing import CliRunner
 
@@ -24,6 +26,7 @@ from phewas.cohorts.emulator.options import options
 from phewas.cohorts.emulator.planted import PLANTED
 from phewas.cohorts.emulator.pulse import Storage, Wave, write_record
 from phewas.cohorts.emulator.signal import LATENTS, Heart, traits_of
+from phewas.encoders import registry
 from phewas.schema import Flow, PhenotypeResults, Recordings, Rejects, Splits
 
 FAILURE, REFLUX = ("4280", "I509"), ("53081", "K219")
@@ -91,10 +94,10 @@ def csv(path: Path, header: str, rows: list[str]) -> None:
     path.write_text("\n".join([header, *rows]) + "\n")
 
 
-def run_to_the_end(cohort: str, folder: Path, settings: str, *, encoder: str = "net1d-small") -> Path:
+def run_to_the_end(cohort: str, folder: Path, settings: str, *, encoder: Sequence[object] = ("net1d-small",)) -> Path:
     """Run a cohort whose files lie in ``data``, and return the run directory."""
     (folder / "small.toml").write_text(settings)
-    words = ["run", "--cohort", cohort, "--data", folder / "data", "--encoder", encoder, "--config",
+    words = ["run", "--cohort", cohort, "--data", folder / "data", "--encoder", *encoder, "--config",
              folder / "small.toml", "--out", folder / "run", "--workers", "1"]  # fmt: skip
     done = CliRunner().invoke(app, list(map(str, words)))
     assert done.exit_code == 0, done.output
@@ -142,18 +145,6 @@ def mimic4(root: Path, people: list[One]) -> None:
                      fraction="milliseconds")  # fmt: skip
 
 
-ECG_ENCODER = """
-from dataclasses import replace
-from torch import nn
-from phewas.encoders.registry import ECG_500, EncoderSpec
-
-def build():
-    return nn.Sequential(nn.Conv1d(2, 32, 51, stride=10), nn.ReLU(), nn.Conv1d(32, 32, 21, stride=5), nn.ReLU(),
-                         nn.AdaptiveAvgPool1d(1), nn.Flatten())
-
-two = EncoderSpec(name="two", title="Two leads", description="Leads I and II.", factory=build, width=32,
-                  contract=replace(ECG_500, channels=("ECG_I", "ECG_II")), pretrained=False)
-"""
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 
 
@@ -171,7 +162,14 @@ def mimic4ecg(root: Path, people: list[One]) -> None:
                     base_datetime=p.begin, write_dir=str(root / place))  # fmt: skip
         rows.append(f"{10_000_000 + p.number},{study},{study},{p.begin},{place}/{study}")
     csv(root / "record_list.csv", "subject_id,study_id,file_name,ecg_time,path", rows)
-    (root.parent / "ecg.py").write_text(ECG_ENCODER)
+
+
+def founder(folder: Path) -> tuple[object, ...]:
+    """Write random weights in the nesting of ECGFounder's file; return the words that name encoder and weights."""
+    torch.manual_seed(0)
+    state = registry.get("ecgfounder-12lead").build().state_dict()
+    torch.save({"state_dict": state, "epoch": 3, "optimizer": {"state": {}}}, folder / "12_lead_ECGFounder.pth")
+    return "ecgfounder-12lead", "--weights", folder / "12_lead_ECGFounder.pth"
 
 
 def arrays(root: Path, people: list[One]) -> None:
@@ -278,9 +276,11 @@ def test_from_its_files_to_the_report(name: str, tmp_path: Path) -> None:
     people = hospital()
     LAYOUTS[name](tmp_path / "data", people)
     settings = SETTINGS.replace("random:0.5", "official:file") if name == "meds" else SETTINGS
-    encoder = f"{tmp_path}/ecg.py:two" if name == "mimic4ecg" else "net1d-small"
+    settings = settings.replace("n_segments = 2", "n_segments = 1") if name == "mimic4ecg" else settings
+    encoder = founder(tmp_path) if name == "mimic4ecg" else ("net1d-small",)
     out = run_to_the_end(name, tmp_path, settings, encoder=encoder)
     if name == "mimic4ecg":
+        assert registry.get("ecgfounder-12lead").tensor in (out / "report" / "index.html").read_text(encoding="utf-8")
         assert set(Recordings.read(out)["channel"]) == {f"ECG_{lead}" for lead in LEADS}
     assert Rejects.read(out).height == 0
     results = PhenotypeResults.read(out)

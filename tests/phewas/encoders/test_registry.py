@@ -238,3 +238,16 @@ def test_masks_of_m2ae_are_complementary_and_a_hidden_patch_is_not_seen():
     with torch.no_grad():
         assert model.reconstruct(x, hidden).shape == (3, 2, 11, 25)
         torch.testing.assert_close(model.tokens(changed, hidden), model.tokens(model.patches(x), hidden))
+
+
+@pytest.mark.parametrize("name", ["anyppg-1024.stride1", "anyppg-1024.stride2", "papagei-s", "pulse-ppg"])
+def test_an_encoder_whose_pretraining_is_not_known_is_never_said_to_be_free_of_a_cohort(name):
+    from phewas.cohorts import get
+    from phewas.cohorts.heldout import contamination
+
+    spec = registry.get(name)
+    assert spec.pretrained
+    assert spec.pretraining == ()
+    for cohort in ("mcmed", "mimic3", "ppgbp"):
+        told = contamination(rule="random", pretrained=True, pretraining=spec.pretraining, card=get(cohort).card)
+        assert told == "cannot be excluded"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from phewas.config import LearnConfig
-from phewas.encoders import registry
+from phewas.encoders import checkpoint, registry
 from phewas.errors import LearningError, SplitError
 from phewas.learning.apply import Finished, apply
 from phewas.learning.step import Learn, learn
@@ -120,3 +123,40 @@ def test_stratification_spreads_rare_cases_and_keeps_patients_whole():
     assert np.ptp(per_part[:, rarest]) <= 1
     assert all(len(set(part[place][patients == p])) == 1 for p in range(300))
     np.testing.assert_array_equal(part, iterative_stratification(cases, np.full(5, 0.2), seed=0))
+
+
+class Packaged(torch.nn.Module):
+    """An encoder whose size stands in the folder of its weights, as those of other packages do."""
+
+    def __init__(self, told):
+        super().__init__()
+        self.model = torch.nn.Conv1d(1, 64, told["kernel"], stride=8)
+
+    def forward(self, x):
+        return self.model(x).relu().mean(-1)
+
+
+def packaged(*, folder=None, config=None):
+    return checkpoint.from_folder(Packaged, folder=folder, config=config, published={"kernel": 5}, name="packaged")
+
+
+@pytest.mark.parametrize("kind", ["probe", "finetune"])
+def test_an_encoder_whose_weights_are_a_folder_comes_back_in_its_size(kind, make_run, tmp_path, monkeypatch):
+    spec = dataclasses.replace(SPEC, name="packaged", factory=packaged, options={}, weights_are="folder")
+    monkeypatch.setattr(registry, "get", lambda _: spec)
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"kernel": 9}')
+    torch.manual_seed(3)
+    save_file(Packaged({"kernel": 9}).model.state_dict(), folder / "model.safetensors")
+    made = make_run(tmp_path / "run", n_patients=30, windows=1)
+    describe(made)
+    learn(Learn(run=made, spec=spec, weights=str(folder), kind=kind, config=CONFIG, minimum=5, minimum_tested=2,
+                seed=0, device="cpu", fingerprint="f" * 32, about={"cohort": "here"}))  # fmt: skip
+    shutil.rmtree(folder)  # the finished model does not need it
+    run = other(made, tmp_path / "there")
+    apply(run, made / "model", spec=spec, device="cpu", fingerprint="g" * 32, settings=CONFIG)
+    before, after = PredictionRows.read(made).with_row_index("i"), PredictionRows.read(run)
+    i = before.filter(pl.col("split") == "held_out")["i"].to_numpy()
+    assert len(after) == len(i)
+    np.testing.assert_allclose(np.load(run / LOGITS_PATH), np.load(made / LOGITS_PATH)[i], rtol=1e-4, atol=1e-5)
