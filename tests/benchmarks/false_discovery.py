@@ -10,6 +10,18 @@ about 0.65, the others 0.5 exactly. A discovery is q < 0.05, either direction. P
 brackets: the false discovery rate (mean share of false ones, 0 without discoveries), which Benjamini-Hochberg
 promises to keep below 0.05 times the share of nulls, the family-wise error of Holm, and the share of the planted that
 Benjamini-Hochberg finds.
+
+Seen with 200 phenotypes and 2,000 patients (300 replicates; without planted ones 400):
+
+=========================  ================  ===============  ================  =====
+planted, correlation       BH (promised)     BY               Holm, any error   found
+=========================  ================  ===============  ================  =====
+0, 0                       0.050 (0.050)     0.020            0.050
+20, 0.5                    0.0425 (0.0450)   0.0077           0.050             0.9995
+20, 0.9                    0.0439 (0.0450)   0.0071           0.043             0.9995
+=========================  ================  ===============  ================  =====
+
+Monte-Carlo errors: 0.011, 0.007 and 0.011 in the first row, 0.003, 0.001 and 0.012 in the others.
 """
 
 from __future__ import annotations

@@ -23,6 +23,17 @@ uneven, 100          0.955 / 0.946 / 0.940     0.956 / 0.947 / 0.942
 ===================  ========================  ========================
 
 With 20 cases and 1, 2 or 4 encounters each: 0.934 to 0.959. Leverage never covers less, and gains at most 0.004.
+
+Cross-fitted, 219 patients (500 replicates at an AUC of 0.70, 200 without effect):
+
+==================  =================  =================
+cases               AUC 0.50           AUC 0.70
+==================  =================  =================
+20                  0.950 (0.015)      0.952 (0.010)
+54                  0.955 (0.015)      0.974 (0.007)
+==================  =================  =================
+
+p was below 0.05 in 0.035 and 0.030 of those without effect, and in 0.58 and 0.94 of the others.
 """
 
 from __future__ import annotations
