@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from phewas.errors import ConfigError, nearest
+from phewas.reports.layout import drawable, shorten
 from phewas.reports.style import png
 from phewas.schema import LABELS_PATH, Encounters, LabelColumns, LabelRows, Patients, Phenotypes
 
@@ -77,7 +78,8 @@ def drawn(run: Path, places: pl.DataFrame, *, phenotype: str | None, small_cell:
         panels.append("phenotype")
     figure = Figure(figsize=(4.2 * len(panels), 4.3), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(panels)))
-    figure.suptitle(f"{title}: {people.height:,} encounters", fontsize=11)
+    figure.suptitle(shorten(drawable(f"{title}: {people.height:,} encounters",
+                                     instead=f"{people.height:,} encounters"), width=110), fontsize=11)
     x, y = people["x"].to_numpy(), people["y"].to_numpy()
     size = float(np.clip(3000 / max(people.height, 1), 1.5, 14))
     _ages(figure, axes[0], x, y, people["age"].to_numpy(), size)
@@ -86,7 +88,7 @@ def drawn(run: Path, places: pl.DataFrame, *, phenotype: str | None, small_cell:
         for value, colour, word in ((0, CONTROL, "control"), (1, CASE, "case")):
             chosen = labels == value
             axes[2].scatter(x[chosen], y[chosen], s=size, c=colour, linewidths=0, label=word)
-        axes[2].set_title(name, fontsize=10)
+        axes[2].set_title(shorten(drawable(name, instead=name.partition(" ")[0]), width=44), fontsize=10)
         axes[2].legend(frameon=False, fontsize=8, markerscale=2)
     _labelled(axes, places)
     for ax in axes:

@@ -137,7 +137,7 @@ def overview_rows(overview: pl.DataFrame, *, small_cell: int, rounded: bool) -> 
         interval = ("" if low is None or high is None else f"{math.floor(low):,} to {math.ceil(high):,}" if whole
                     else interval_text(low, high))
         rows.append({"value": text, "interval": interval, "measure": clean(measure, width=60),
-                     "meaning": clean(meaning, width=300)})
+                     "meaning": clean(meaning, width=300).replace(">=", "≥")})
     return rows
 
 

@@ -22,9 +22,10 @@ _COLUMNS = (
     r"Phenotype & Description & N pos & N neg & AUC (95\,\% CI) & $p$ & $q$ & AP lift & Age + sex (95\,\% CI) & "
     r"Difference (95\,\% CI) \\"
 )
-_BEFORE = r"""% Needs the packages longtable, booktabs and textcomp; for text outside of ASCII use xelatex or lualatex.
+_BEFORE = r"""% Needs the packages longtable, array, booktabs and textcomp; for text
+% outside of ASCII use xelatex or lualatex.
 \begingroup\footnotesize
-\begin{longtable}{lp{5.2cm}rrlrrlll}
+\begin{longtable}{l>{\raggedright\arraybackslash}p{5.2cm}rrlrrlll}
 \caption{"""
 _AFTER = (
     "}\\\\\n\\toprule\n" + _COLUMNS + "\n\\midrule\n\\endfirsthead\n"

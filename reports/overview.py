@@ -61,9 +61,13 @@ def overview_figure(
     with matplotlib.rc_context(RC):
         shown = chapters.filter(pl.col("n_tested") > 0).sort("chapter_order", "chapter")
         depth = max(ROW * shown.height, 0.9)
-        foot = f"{note} Intervals: 95 %, over patients. Chapters without a tested phenotype are left out."
-        figure = sheet(height=depth + 3.6, title=title, foot=foot.strip())
         rows = drawable_rows(results).sort("auc", "phenotype", descending=[True, False])
+        twins = rows.get_column("same_as").count()
+        rows = rows.filter(pl.col("same_as").is_null())  # as the counts and the chapters have it
+        foot = f"{note} Intervals: 95 %, over patients. Chapters without a tested phenotype are left out."
+        if twins:
+            foot += f" Phenotypes with the same labels count once ({twins:,} left out)."
+        figure = sheet(height=depth + 3.6, title=title, foot=foot.strip())
         if rows.is_empty():
             return nothing(figure, "No phenotype has an AUC to show.")
         top = panel(figure, left=0.62, bottom=depth + 1.35, width=WIDTH - 0.74, height=1.75, letter="a")

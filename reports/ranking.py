@@ -157,6 +157,7 @@ def chapter_forest(
 
 
 SUBGROUPS_SHOWN = 8
+WORDS = 1.5  # inches for phenotypes at the left of the subgroups
 
 
 def subgroup_forest(
@@ -205,20 +206,24 @@ def subgroup_forest(
         foot = f"{note} Groups without an estimate are blank. p: equal AUCs in all groups (Wald, patient-clustered)."
         figure = sheet(height=block * len(chosen) + 1.25, title=title, foot=foot.strip())
         depth = block * len(chosen)
-        column = (WIDTH - 1.75) / len(variables)
-        _fill_groups(figure, part, rows, variables, levels, block=tall + 1.2, depth=depth, column=column)
+        _fill_groups(figure, part, rows, variables, levels, block=tall + 1.2, depth=depth)
     return figure
 
 
 def _fill_groups(
     figure: Figure, part: pl.DataFrame, rows: pl.DataFrame, variables: list[str], levels: dict[str, list[str]], *,
-    block: float, depth: float, column: float,
+    block: float, depth: float,
 ) -> None:
     values = part.filter(pl.col("level") != "").select("auc", "auc_low", "auc_high").to_numpy()
     known = values[np.isfinite(values.astype(float))].astype(float)
     limits = (float(known.min(initial=0.45)) - 0.02, float(known.max(initial=0.75)) + 0.02)
+    # Each variable has the room that its longest level asks for; the panels share the rest.
+    named = {v: [shorten(drawable(level, instead=f"group {i + 1}"), width=16) for i, level in enumerate(levels[v])]
+             for v in variables}
+    rooms = [0.14 + 0.043 * max(map(len, named[v])) for v in variables]
+    width = (WIDTH - WORDS - sum(rooms)) / len(variables) - 0.1
     for k, variable in enumerate(variables):
-        ax = panel(figure, left=1.75 + k * column + 0.62, bottom=0.68, width=column - 0.7, height=depth,
+        ax = panel(figure, left=WORDS + sum(rooms[: k + 1]) + k * (width + 0.1), bottom=0.68, width=width, height=depth,
                    title=variable.removeprefix("src_").replace("_", " "))
         ax.set_xlim(*limits)
         ticks, words = [], []
@@ -228,7 +233,7 @@ def _fill_groups(
             for i, level in enumerate(levels[variable]):
                 y = b * block + i
                 ticks.append(y)
-                words.append(shorten(drawable(level, instead=f"group {i + 1}"), width=12))
+                words.append(named[variable][i])
                 found = at.get(level)
                 if found is None or found["auc"] is None:
                     continue

@@ -243,6 +243,12 @@
     });
   }
 
+  /* On paper the checklist is open, since nobody can open it there. */
+  window.addEventListener("beforeprint", function () {
+    var items = document.querySelector("#checklist details");
+    if (items) { items.open = true; }
+  });
+
   /* Copying the methods. */
   if (navigator.clipboard) {
     byId("copy").hidden = false;

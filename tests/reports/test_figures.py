@@ -84,7 +84,11 @@ def test_every_figure_is_readable(phenome, further, make_run, case):
 
 def test_a_whole_vocabulary(phenome):
     results = protect(phenome(3612), small_cell=11)
-    for figure in (association.manhattan_p(results), ranking.top(results)):
+    both = pairs.paired(results, results.with_columns(auc=pl.col("auc") * 0.97))
+    for figure in (
+        association.manhattan_p(results), ranking.top(results), association.volcano(results),
+        pairs.miami(results, results, names=("a", "b"), labels=3), pairs.scatter(both, ours="a", theirs="b", labels=3),
+    ):
         assert_readable(figure)
 
 
