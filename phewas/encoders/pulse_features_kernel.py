@@ -25,7 +25,7 @@ def peaks(x, short, long, offset, refractory, rows, places):  # type: ignore[no-
         so_far = 0.0
         for i in range(samples):
             positive = max(wave[i], np.float32(0))
-            so_far += np.float32(positive * positive)
+            so_far += float(np.float32(positive * positive))
             total[wide + i + 1] = so_far
         total[wide + samples + 1 :] = so_far
         level = offset * so_far / samples
