@@ -18,8 +18,10 @@ import numba.core.cgutils
 import numba.extending
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import models, register_model
+
+from phewas.encoders.compiled import compiled
 
 # What these build is code for another machine, of which a type checker sees nothing.
 cgutils: Any = numba.core.cgutils
@@ -183,14 +185,6 @@ def _convolution(rows: int) -> Any:
 
 
 convolve_tile, convolve_one = _convolution(TILE), _convolution(1)
-
-
-def compiled(function: Any) -> Any:
-    """Compile, keeping the machine code on disk where a folder for it can be written."""
-    try:
-        return njit(cache=True, nogil=True)(function)
-    except RuntimeError:
-        return njit(nogil=True)(function)
 
 
 @compiled

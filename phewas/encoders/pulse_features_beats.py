@@ -1,6 +1,7 @@
 """Beats of many pulse waves at once: systolic peaks, feet, and the mean pulse of each window.
 
-Nothing here loops over windows or beats: found places lie in flat arrays, ordered by window and then by time.
+Found places lie in flat arrays, ordered by window and then by time. Loops over samples are compiled, the rest is NumPy
+over all windows at once.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from phewas.encoders import pulse_features_kernel
 
 Floats = NDArray[np.floating]
 Places = NDArray[np.int64]
@@ -75,34 +78,13 @@ def median_by_row(table: Floats) -> Floats:
     return np.asarray((low + high) / 2)
 
 
-def moving_mean(x: Floats, width: int) -> Floats:
-    """Return the centred moving mean over an odd number of samples; beyond the ends lie zeros."""
-    half = width // 2
-    # Summed in double precision: the differences of long sums would lose what single precision has.
-    total = np.zeros((len(x), x.shape[1] + width))
-    np.cumsum(x, axis=1, out=total[:, half + 1 : half + 1 + x.shape[1]])
-    total[:, half + 1 + x.shape[1] :] = total[:, half + x.shape[1], None]
-    return np.asarray((total[:, width:] - total[:, :-width]) / width)
-
-
-def _best_per_group(group: Places, value: Floats) -> Places:
-    """Return the position of each group's largest value (the first of equals); `group` ascends."""
-    first = np.flatnonzero(np.diff(group, prepend=-1))
-    if not len(first):
-        return np.empty(0, dtype=np.int64)
-    largest = np.maximum.reduceat(value, first)
-    place = np.searchsorted(first, np.arange(len(group)), side="right") - 1
-    best = np.flatnonzero(value == largest[place])
-    return np.asarray(best[np.flatnonzero(np.diff(place[best], prepend=-1))])
-
-
 def find_peaks(x: Floats, fs_hz: float) -> tuple[Places, Places]:
     """Return window and sample of each systolic peak.
 
     Parameters
     ----------
     x
-        float64 [windows, samples], filtered to about 0.5 to 8 Hz, upright (systole upwards).
+        float32 [windows, samples], filtered to about 0.5 to 8 Hz, upright (systole upwards).
     fs_hz
         Samples per second.
 
@@ -111,38 +93,11 @@ def find_peaks(x: Floats, fs_hz: float) -> tuple[Places, Places]:
     Elgendi et al. 2013: where a short moving average of the squared positive wave exceeds a long one, a beat is near;
     its peak is the highest local maximum there.
     """
-    squared = np.square(np.maximum(x, 0.0))
     short, long = (2 * round(s * fs_hz / 2) + 1 for s in (PEAK_S, BEAT_S))
-    near = moving_mean(squared, short) > moving_mean(squared, long) + OFFSET * squared.mean(1, keepdims=True)
-    near[:, 0] = near[:, -1] = False  # so that no stretch reaches from one window into the next
-    width = x.shape[1]
-    edges = np.flatnonzero(near.ravel()[1:] != near.ravel()[:-1]) + 1
-    begin, stop = edges[::2], edges[1::2]
-    wide = stop - begin >= short
-    begin, stop = begin[wide], stop[wide]
-    tops = np.flatnonzero(_turns(x) & near)
-    block = np.searchsorted(begin, tops, side="right") - 1
-    inside = (block >= 0) & (tops < stop[block]) if len(begin) else np.zeros(len(tops), dtype=bool)
-    tops, block = tops[inside], block[inside]
-    tops = tops[_best_per_group(block, x.ravel()[tops])]
-    row, place = tops // width, tops % width
-    while True:
-        # Of two peaks closer than a heart can beat the higher stays; several in a row are settled from the left.
-        close = (np.diff(row) == 0) & (np.diff(place) < REFRACTORY_S * fs_hz)
-        close[1:] &= ~close[:-1]
-        if not close.any():
-            return row, place
-        at = np.flatnonzero(close)
-        lower = np.where(x[row[at], place[at]] >= x[row[at + 1], place[at + 1]], at + 1, at)
-        row, place = np.delete(row, lower), np.delete(place, lower)
-
-
-def _turns(x: Floats) -> NDArray[np.bool_]:
-    """Mark local maxima, the first sample of a level top; never the ends."""
-    rising = x[:, 1:] > x[:, :-1]
-    up = np.zeros(x.shape, dtype=bool)
-    np.greater(rising[:, :-1], rising[:, 1:], out=up[:, 1:-1])
-    return up
+    most = x.shape[1] // short + 1  # every stretch with a peak is that long at least
+    rows, places = (np.empty(len(x) * most, dtype=np.int64) for _ in range(2))
+    count = pulse_features_kernel.peaks(x, short, long, OFFSET, REFRACTORY_S * fs_hz, rows, places)
+    return rows[:count], places[:count]
 
 
 def _vertex(x: Floats, row: Places, place: Places) -> Floats:
@@ -159,7 +114,7 @@ def find_beats(x: Floats, fs_hz: float) -> tuple[Beats, Pulses]:
     Parameters
     ----------
     x
-        float64 [windows, samples], as for `find_peaks`.
+        float32 [windows, samples], as for `find_peaks`.
     fs_hz
         Samples per second.
     """
@@ -193,21 +148,8 @@ def find_beats(x: Floats, fs_hz: float) -> tuple[Beats, Pulses]:
 
 def _feet(x: Floats, row: Places, place: Places) -> tuple[Places, Places]:
     """Return the lowest local minimum before each peak and after it (up to the next peak), -1 for none."""
-    width = x.shape[1]
-    bottoms = np.flatnonzero(_turns(-x))
-    flat = row * width + place
-    # Gap g lies before peak g; the gap after a window's last peak reaches into the next window and is cut there.
-    gap = np.searchsorted(flat, bottoms)
-    depth = -x.ravel()[bottoms]
-    before, after = np.full(len(row), -1, dtype=np.int64), np.full(len(row), -1, dtype=np.int64)
-    if not len(row):
-        return before, after
-    own = (gap < len(row)) & (bottoms // width == row[np.minimum(gap, len(row) - 1)])
-    best = np.flatnonzero(own)[_best_per_group(gap[own], depth[own])]
-    before[gap[best]] = bottoms[best] % width
-    behind = (gap > 0) & (bottoms // width == row[np.maximum(gap, 1) - 1])
-    best = np.flatnonzero(behind)[_best_per_group(gap[behind], depth[behind])]
-    after[gap[best] - 1] = bottoms[best] % width
+    before, after = np.empty(len(row), dtype=np.int64), np.empty(len(row), dtype=np.int64)
+    pulse_features_kernel.feet(x, row, place, before, after)
     return before, after
 
 
@@ -221,7 +163,8 @@ def _mean_pulse(x: Floats, row: Places, foot: Floats, end: Floats, fs_hz: float)
     covered = np.bincount(row, weights=period, minlength=n) / fs_hz
     alike = np.abs(period / middle[row] - 1) <= ALIKE
     row, foot, period = row[alike], foot[alike], period[alike]
-    pulses = _drawn(x, row, foot.astype(np.float32)[:, None] + GRID * period.astype(np.float32)[:, None])
+    pulses = np.empty((len(row), len(GRID)), dtype=np.float32)
+    pulse_features_kernel.drawn(x, row, foot.astype(np.float32), period.astype(np.float32), GRID, pulses)
     # The line from foot to foot is taken away: slow drift is no part of a pulse.
     start, stop = pulses[:, FOOT_AT, None], pulses[:, -1, None]
     pulses = pulses - start - (stop - start) * GRID
@@ -246,15 +189,3 @@ def _mean_pulse(x: Floats, row: Places, foot: Floats, end: Floats, fs_hz: float)
         likeness=np.where(count > 1, total / np.maximum(count, 1), np.nan),
         covered_s=covered,
     )
-
-
-def _drawn(x: Floats, row: Places, at: Floats) -> Floats:
-    """Interpolate each pulse at fractional samples by Catmull-Rom cubics, which leave curvature smooth enough."""
-    width = x.shape[1]
-    at = np.clip(at, 0, width - 1)
-    left = np.clip(at.astype(np.int64), 1, max(1, width - 3))
-    t = at - left.astype(np.float32)
-    base = (row * width)[:, None] + left
-    flat = x.ravel()
-    p0, p1, p2, p3 = (flat.take(base + k, mode="clip") for k in (-1, 0, 1, 2))
-    return np.asarray(p1 + 0.5 * t * (p2 - p0 + t * (2 * p0 - 5 * p1 + 4 * p2 - p3 + t * (3 * (p1 - p2) + p3 - p0))))

@@ -94,12 +94,11 @@ def stored(folder: Path, spec: registry.EncoderSpec, values: np.ndarray) -> Segm
     at = contract_folder(folder, spec.contract)
     rows = [{"segment_id": f"r:{k}", "encounter_id": f"e{k // 20}", "patient_id": f"p{k // 20}", "recording_id": "r",
              "start_sample": k, "draw": k} for k in range(len(values))]  # fmt: skip
-    table = pl.DataFrame(rows, schema=Windows.dtypes(), orient="row")
-    if not spec.contract.standardised:  # what the network is given is put back from these
-        of_each = [of_channel(name, spec.contract.channels, c) for name in ("scale", "offset")
-                   for c in spec.contract.channels]  # fmt: skip
-        table = table.with_columns(pl.lit(float(name.startswith("scale"))).alias(name) for name in of_each)
-    write_parquet(table, at / "index.parquet")
+    units = {"scale": 1.0, "offset": 0.0}  # what is not standardised is restored from these
+    columns = [pl.lit(value).alias(of_channel(name, spec.contract.channels, channel))
+               for channel in spec.contract.channels for name, value in units.items()]  # fmt: skip
+    index = pl.DataFrame(rows, schema=Windows.dtypes(), orient="row").with_columns(columns)
+    write_parquet(index, at / "index.parquet")
     for place, channel in enumerate(spec.contract.channels):
         write_npy(values[:, place].astype(np.float16), at / channel / "shard-00000.npy")
     return SegmentStore.open(folder, spec.contract)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import polars as pl
 import pytest
@@ -10,7 +12,7 @@ import torch
 from phewas.config import RunConfig
 from phewas.encoders import pulse_features as pf
 from phewas.encoders import registry
-from phewas.encoders.pulse_features_beats import find_beats, find_peaks, median_by_row, moving_mean
+from phewas.encoders.pulse_features_beats import find_beats, find_peaks, median_by_row
 from phewas.encoders.registry import PPG_125
 from phewas.errors import EncoderError
 from phewas.learning import probe
@@ -244,14 +246,37 @@ def test_the_table_describes_each_column_once():
         assert feature.source
 
 
-def test_small_helpers_against_numpy():
+def test_the_median_against_numpy():
     rng = np.random.default_rng(3)
     table = rng.standard_normal((50, 9))
     table[rng.random(table.shape) < 0.3] = np.nan
     np.testing.assert_allclose(median_by_row(table), np.nanmedian(table, axis=1))
-    x = rng.standard_normal((3, 40))
-    by_hand = np.array([np.convolve(row, np.full(7, 1 / 7), mode="same") for row in x])
-    np.testing.assert_allclose(moving_mean(x, 7), by_hand, atol=1e-12)
+
+
+def test_peaks_and_feet_are_those_of_the_definition_written_with_numpy():
+    """Elgendi's rule on noise, a wandering line, level tops and short windows, against plain convolutions."""
+    rng = np.random.default_rng(5)
+    waves = [rng.standard_normal(600), np.cumsum(rng.standard_normal(600)), np.round(3 * np.sin(np.arange(600) / 15))]
+    x = np.stack([(w - w.mean()) / w.std() for w in waves]).astype(np.float32)
+    row, place = find_peaks(x, 125.0)
+    for k, wave in enumerate(x.astype(np.float64)):
+        square = np.maximum(wave, 0) ** 2
+        short, long = (np.convolve(square, np.full(n, 1 / n), mode="same") for n in (15, 85))
+        near = short > long + 0.02 * square.mean()
+        near[[0, -1]] = False
+        edges = np.flatnonzero(np.diff(near)) + 1
+        kept: list[int] = []
+        for a, b in zip(edges[::2], edges[1::2], strict=True):
+            tops = [i for i in range(a, b) if wave[i - 1] < wave[i] >= wave[i + 1]]
+            if b - a >= 15 and tops:
+                kept.append(max(tops, key=lambda i: wave[i]))
+        found = place[row == k].tolist()
+        assert len(kept) > 2
+        assert set(found) <= set(kept), k
+        for a, b in itertools.pairwise(found):
+            assert b - a >= 0.3 * 125
+        for gone in set(kept) - set(found):
+            assert any(abs(gone - i) < 0.3 * 125 and wave[i] >= wave[gone] for i in kept if i != gone)
 
 
 # --- as an encoder ------------------------------------------------------------------------------------------------

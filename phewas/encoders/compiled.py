@@ -1,0 +1,18 @@
+"""How the encoders' inner loops are compiled. Import only where they are needed: numba takes a second to load."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import njit
+
+
+def compiled(function: Any) -> Any:
+    """Compile, keeping the machine code on disk where a folder for it can be written.
+
+    Sums keep their order, so that the result is that of the same steps in NumPy; other threads go on meanwhile.
+    """
+    try:
+        return njit(cache=True, nogil=True)(function)
+    except RuntimeError:
+        return njit(nogil=True)(function)
