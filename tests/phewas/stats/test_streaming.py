@@ -58,7 +58,7 @@ SHAPES = {
     "only infinite": lambda s: np.where(s > 0, np.inf, -np.inf),
     "crowded": lambda s: np.exp(30 * s.astype(np.float64)),
     "tiny steps": lambda s: 1 + np.round(s * 50) * np.finfo(np.float64).eps,
-    "huge": lambda s: s.astype(np.float64) * 2e307,
+    "huge": lambda s: s.astype(np.float64) * 5e306,
 }
 
 
