@@ -238,7 +238,7 @@ def _section(pair: Pair, about: About, images: list[dict[str, str]]) -> dict[str
     colours = chapter_colours(_with_chapters(pair.table, about))
     rows = pair.table.sort(["q_fdr", "phenotype"], nulls_last=True)
     a, b = pair.names
-    words = {"a": f"{a} better", "b": f"{b} better", "tie": "no difference shown", "": "not judged"}
+    words = {"a": a, "b": b, "tie": "neither", "": "not judged"}
     whole = pair.chapters.filter(pl.col("chapter") == "")
     return {
         "a": a, "b": b, "images": images, "whole": [_chapter(r, frozenset()) for r in whole.iter_rows(named=True)],
