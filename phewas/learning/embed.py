@@ -112,11 +112,13 @@ def vectors(
     return values
 
 
-def ready(spec: EncoderSpec, *, weights: str | None, seed: int, device: torch.device) -> nn.Module:
+def ready(
+    spec: EncoderSpec, *, weights: str | None, seed: int, device: torch.device, precision: Precision = "float32"
+) -> nn.Module:
     """Return the encoder with its weights, in eval mode on its device, in the form that answers fastest."""
     encoder = build_encoder(spec, weights=weights, seed=seed)
     torch.manual_seed(torch_seed("embed", seed))
-    return for_inference(encoder, device)
+    return for_inference(encoder, device, precision)
 
 
 def column(values: NDArray[np.float32]) -> pl.Series:
@@ -142,7 +144,7 @@ def embed_store(job: Embed) -> Path:
     for stale in job.run.glob(f".{FOLDER}-*"):
         if stale != work:
             shutil.rmtree(stale)
-    model = ready(job.spec, weights=job.weights, seed=job.seed, device=job.device)
+    model = ready(job.spec, weights=job.weights, seed=job.seed, device=job.device, precision=job.precision)
     parts = list(zip(store.bounds[:-1].tolist(), store.bounds[1:].tolist(), strict=True))
     with progress("embed", total=store.index.height, unit="segments") as advance:
         for number, (first, last) in enumerate(parts):
