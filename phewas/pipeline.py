@@ -151,6 +151,8 @@ def _fingerprint_if_known(made: Plan, directory: RunDirectory, step: str) -> str
 
 def _run_steps(made: Plan, directory: RunDirectory, until: str | None) -> list[str]:
     """Run what is not current, in order, and return the names."""
+    from phewas import rivalstep
+
     did = []
     for step in STEPS:
         fingerprint = fingerprint_of(made, directory, step)
@@ -170,6 +172,8 @@ def _run_steps(made: Plan, directory: RunDirectory, until: str | None) -> list[s
             )
             say(f"{step}: done in {seconds:.1f} s")
             did.append(step)
+        if step == "cohort":
+            rivalstep.check_columns(made)  # before hours of work, and before anything of the last step is deleted
         if step == LAST_SHARDED:
             engine.release()  # learning takes hours; a cluster need not wait for it
         if step == until:
@@ -274,7 +278,6 @@ def _evaluate(made: Plan, _: str) -> None:
     from phewas.stats.evaluate import evaluate
 
     heldout.verify(made.out)
-    rivalstep.check_columns(made)
     evaluate(
         made.out,
         config=made.config.evaluate,

@@ -133,15 +133,10 @@ def _forward(
 def ready(
     spec: EncoderSpec, *, weights: str | None, seed: int, device: torch.device, precision: Precision = "float32"
 ) -> nn.Module:
-    """Return the encoder with its weights, in eval mode on its device, in the form that answers fastest.
-
-    On a processor the faster forms compute in float32 alone: for bf16 the encoder stays as it is.
-    """
+    """Return the encoder with its weights, in eval mode on its device, in the form that answers fastest."""
     encoder = build_encoder(spec, weights=weights, seed=seed)
     torch.manual_seed(torch_seed("embed", seed))
-    if precision == "bf16" and device.type == "cpu":
-        return encoder.to(device).eval()
-    return for_inference(encoder, device)
+    return for_inference(encoder, device, precision)
 
 
 def column(values: NDArray[np.float32]) -> pl.Series:

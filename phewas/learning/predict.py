@@ -38,9 +38,13 @@ def batch_size(model: nn.Module, device: torch.device) -> int:
     return wish or BATCH_SEGMENTS.get(device.type, 256)
 
 
-def for_inference(model: nn.Module, device: torch.device) -> nn.Module:
-    """Return the model in eval mode on the device, a known encoder in its faster equal form."""
-    return fast(model.to(device).eval())
+def for_inference(model: nn.Module, device: torch.device, precision: Precision = "auto") -> nn.Module:
+    """Return the model in eval mode on the device, a known encoder in its faster equal form.
+
+    On a processor that form computes in float32, and is not taken where bfloat16 is asked for.
+    """
+    model = model.to(device).eval()
+    return model if device.type == "cpu" and precision == "bf16" else fast(model)
 
 
 def score(
@@ -89,7 +93,7 @@ def score(
     windows = windows or Windows(store, device, keep=False)
     may_miss = bool(getattr(model, "may_miss", False))
     attention = getattr(model, "attention", None) is not None
-    network = for_inference(model, device)
+    network = for_inference(model, device, precision)
     size = batch_size(network, device)
     done = []
     with torch.inference_mode():

@@ -53,8 +53,9 @@ def compare_runs(
         Nothing is compared on a common part in silence.
     """
     if len(runs) < 2 or len(set(names)) != len(names) or len(names) != len(runs):
-        raise ConfigError(f"{len(runs)} runs called {', '.join(names)}", expected="two or more, each with its own name",
-                          cure="give folders with different names")
+        what = "one run" if len(runs) == 1 else f"{len(runs)} runs"
+        raise ConfigError(f"{what} called {', '.join(names)}", expected="two or more, each with its own name",
+                          cure="name a further run" if len(runs) == 1 else "give folders with different names")
     results = [PhenotypeResults.read(run) for run in runs]
     kinds = {unit for table in results for unit in table["unit"].unique().to_list()}
     if len(kinds) != 1:

@@ -198,8 +198,8 @@ def _array(
             cure="give the signal as it was recorded, before it was thinned",
         )
     where = pick_device(device)
-    exact = _precision(precision, where.type, spec)
-    model = ready(spec, weights=weights, seed=seed, device=where, precision=exact)
+    exactly = _precision(precision, where.type, spec)
+    model = ready(spec, weights=weights, seed=seed, device=where, precision=exactly)
     window_s = values.shape[1] / fs_hz
     spec.contract.check_window(window_s)
     empty = ~np.isfinite(values).any(1)
@@ -212,7 +212,7 @@ def _array(
             told = [survey_of(row, fs_hz=fs_hz, contract=spec.contract) for row in whole]
             made = prepare(whole, fs_hz=fs_hz, contract=spec.contract, window_s=window_s, whole=told)
             given = as_given(made, spec.contract)[:, None]
-            parts.append(vectors(model, given, device=where, precision=exact))
+            parts.append(vectors(model, given, device=where, precision=exactly))
             advance(len(rows), "")
     found = np.concatenate(parts)
     found[empty] = np.nan

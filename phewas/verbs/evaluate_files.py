@@ -21,10 +21,10 @@ TEXT = ("encounter_id", "patient_id", "sex", "race", "ethnicity", "phenotype", "
 def check_files(files: list[Path]) -> None:
     """Refuse what is neither CSV nor Parquet, and what is not there."""
     for file in files:
-        if file.suffix.lower() not in {".csv", ".parquet"}:
-            raise ConfigError(f"{file} is neither CSV nor Parquet", expected="a name that ends in .csv or .parquet")
         if not file.is_file():
             raise ConfigError(f"there is no file {file}", expected="a CSV or Parquet file")
+        if file.suffix.lower() not in {".csv", ".parquet"}:
+            raise ConfigError(f"{file} is neither CSV nor Parquet", expected="a name that ends in .csv or .parquet")
 
 
 def read_table(file: Path, key: str = "encounter_id") -> pl.DataFrame:

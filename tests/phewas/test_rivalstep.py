@@ -90,6 +90,7 @@ def test_a_list_of_controls_is_looked_for_beside_the_settings(tmp_path):
 def test_a_column_that_is_not_there_is_refused(tree, run):
     with pytest.raises(ConfigError, match="vitals names Heart_rate"):
         pipeline.run(planned(tree, run, vitals=["Heart_rate"]), until="evaluate")
+    assert (run / PhenotypeResults.file).is_file(), "results were deleted before the mistake was told"
 
 
 def test_pulse_features_of_another_encoders_windows_are_those_of_their_own_run(tree, run, tmp_path, monkeypatch):
