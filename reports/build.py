@@ -218,7 +218,7 @@ def _tiles(material: Material, sides: list[dict[str, Any]]) -> list[tuple[str, s
         return f"; with other patients {math.floor(row['low']):,} to {math.ceil(row['high']):,} (95 % interval)"
 
     joint = value.get("n_auc_70_joint")
-    sure = "" if joint is None or joint["value"] is None else f"; at least {joint['value']:,.0f} with joint confidence"
+    sure = "" if joint is None or not joint["value"] else f"; at least {joint['value']:,.0f} with joint confidence"
     total = {c: int(chapters.get_column(c).sum()) for c in
              ("n_phenotypes", "n_tested", "n_significant", "n_auc_70", "n_beats_baseline")}
     # Chapters count phenotypes that share their labels once, the table below shows each of them.

@@ -117,6 +117,7 @@ def chapter_rows(
         {"chapter": clean(r["chapter"], width=60), "colour": colours.get(r["chapter"], "#777777"),
          **{k: f"{r[k]:,}" for k in ("n_phenotypes", "n_tested", "n_significant", "n_auc_70", "n_beats_baseline")},
          "mean": estimate_text(None if r["chapter"] in veiled else r["mean_auc"]),
+         "mean_interval": "" if r["chapter"] in veiled else interval_text(r["mean_auc_low"], r["mean_auc_high"]),
          "median": estimate_text(None if r["chapter"] in veiled else r["median_auc"])}
         for r in chapters.sort("chapter_order", "chapter").iter_rows(named=True)
     ]
