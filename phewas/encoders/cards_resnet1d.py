@@ -7,8 +7,8 @@ from typing import Any
 
 from phewas.encoders.registry import PAPAGEI_125, PPG_50, EncoderSpec
 
-# No pretraining sets are named here: none could be confirmed in the authors' own repositories, and an encoder that
-# names none is never said to be free of a cohort's patients.
+# No pretraining sets are named here: the authors' README files name none, and their papers were not read for it. An
+# encoder that names none is never said to be free of a cohort's patients.
 
 _PAPAGEI: Mapping[str, Any] = {
     "base_filters": 32,
