@@ -21,7 +21,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import models, register_model
 
-from phewas.encoders.compiled import compiled
+from phewas.compiling import compiled
 
 # What these build is code for another machine, of which a type checker sees nothing.
 cgutils: Any = numba.core.cgutils

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from phewas.encoders.compiled import compiled
+from phewas.compiling import compiled
 
 
 @compiled

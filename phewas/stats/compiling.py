@@ -1,8 +1,4 @@
-"""How hot loops are compiled and kept. Import only where numba is there.
-
-A compiled function is kept on disk beside its own file and made anew when that file changes, but not when another file
-does. So a compiled function calls none of another module: Python calls them one after the other.
-"""
+"""How the kernels over a matrix of scores are compiled. Import only where numba is there."""
 
 from __future__ import annotations
 
@@ -10,14 +6,6 @@ from functools import lru_cache
 from typing import Any
 
 from numba import njit, types
-
-
-def compiled(function: Any) -> Any:
-    """Compile, keeping the machine code on disk where a folder for it can be written."""
-    try:
-        return njit(cache=True, nogil=True)(function)
-    except RuntimeError:
-        return njit(nogil=True)(function)
 
 
 @lru_cache

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from phewas.stats.compiling import compiled
+from phewas.compiling import compiled
 
 TILE = 64
 """Rows that are copied, column by column, before they are split into cases and controls: 64 x 16 scores stay in the

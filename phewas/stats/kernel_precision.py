@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from phewas.stats.compiling import compiled
+from phewas.compiling import compiled
 
 
 @compiled

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from phewas.stats.compiling import compiled
+from phewas.compiling import compiled
 
 CASE = 1 << 30
 """Mark of a case in a patient's number of controls."""

@@ -134,6 +134,9 @@ def open_large(
             f"{len(absent)} predicted phenotypes have no labels, such as {absent[0]!r}" if absent
             else "the predictions have no phenotype", expected="a column of the same name in the labels",
             cure="rename or drop the column")
+    unscored = [c for c in columns["labels"] if c != key and c not in PERSON and c not in set(names)]
+    if unscored:
+        told.append(f"{len(unscored):,} phenotypes have labels and no predictions, such as {unscored[0]}: left out.")
     who = frames["predictions"].select("encounter_id").join(
         frames["labels"].select("encounter_id").with_row_index("row"), on="encounter_id", how="left",
         maintain_order="left")

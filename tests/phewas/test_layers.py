@@ -13,7 +13,7 @@ BASE = {"phewas"} | {
     for name in (
         "schema", "schema.tables", "schema.cohort", "schema.phenotypes", "schema.predictions", "schema.results",
         "schema.comparison", "schema.rivals", "errors", "config", "rundir", "engine", "engine_processes", "engine_dask",
-        "progress", "seeds",
+        "progress", "seeds", "compiling",
     )
 }  # fmt: skip
 

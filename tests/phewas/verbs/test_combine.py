@@ -82,10 +82,12 @@ def test_parts_named_by_file_are_joined_exactly(study, tmp_path):
 def test_predictions_in_blocks_give_the_same_table(study, tmp_path, scores, monkeypatch):
     monkeypatch.setattr("phewas.stats.large.memory_needed_mb", lambda files: 9_000)
     monkeypatch.setattr("phewas.stats.large.BLOCK_BYTES", 9 * 3 * 70)
-    f = study.folder
-    told = evaluate("--predictions", f / scores, "--labels", f / "labels-whole.parquet", "--patients",
+    f, labels = study.folder, tmp_path / "labels.parquet"
+    pl.read_parquet(f / "labels-whole.parquet").with_columns(pl.lit(0).alias("250.2")).write_parquet(labels)
+    told = evaluate("--predictions", f / scores, "--labels", labels, "--patients",
                     f / "people-whole.parquet", "--out", tmp_path / "blocks", "--vocabulary", "phecode1.2")
     assert "read in blocks" in told
+    assert "1 phenotypes have labels and no predictions, such as 250.2: left out" in told
     same(PhenotypeResults.read(tmp_path / "blocks"), PhenotypeResults.read(study.runs[0]))
     shown = pl.read_csv(tmp_path / "blocks" / "report" / "tables" / "phenotypes.csv", infer_schema=False)
     assert shown["auc"].null_count() == (PhenotypeResults.read(tmp_path / "blocks")["status"] != "tested").sum()

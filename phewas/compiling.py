@@ -1,4 +1,8 @@
-"""How the encoders' inner loops are compiled. Import only where they are needed: numba takes a second to load."""
+"""How inner loops are compiled and kept. Import only where they are needed: numba takes a second to load.
+
+A compiled function is kept on disk beside its own file and made anew when that file changes, but not when another file
+does. So a compiled function calls none of another module: Python calls them one after the other.
+"""
 
 from __future__ import annotations
 
