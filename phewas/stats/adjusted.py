@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from phewas.schema import AdjustedAuc
+from phewas.stats.auc import tail_df
 from phewas.stats.placement import as_scores, place
 from phewas.stats.tails import Floats, logit_bounds, t_quantile, t_two_sided
 
@@ -54,11 +55,13 @@ def adjusted_auc(
     With A the adjusted AUC, m cases, and m_s cases and n_s controls in stratum s, a case's share in the deviation is
     (V10 - A) / m and a control's m_s (V01 - A_s) / (m n_s). Shares are summed per patient, squared, and multiplied by
     C / (C - 1) for the smaller of the numbers of case and control patients C; t has C - 1 degrees of freedom. One
-    stratum gives the AUC itself, and nearly its standard error.
+    stratum gives the AUC itself, and nearly its standard error. For p the shares are those under an AUC of 0.5 in every
+    stratum, centred at the mean patient (`phewas.stats.placement.null_deviations`), with the df of
+    `phewas.stats.auc.tail_df`.
     """
     size, n_codes = len(names), int(clusters.max(initial=-1)) + 1
     groups = [np.flatnonzero(codes == code) for code in np.unique(codes[codes >= 0])]
-    found = np.full((6, size), np.nan)
+    found, null_se = np.full((6, size), np.nan), np.full(size, np.nan)
     counts = np.zeros((3, size), dtype=np.int64)
     for j in range(size):
         score, label = as_scores(np.ascontiguousarray(scores[:, j])), labels[:, j]
@@ -69,24 +72,31 @@ def adjusted_auc(
             continue
         m = sum(len(p.v10) for _, p in placed)
         area = sum(float(p.v10.sum()) for _, p in placed) / m
-        share = np.zeros(n_codes)
+        share, null = np.zeros(n_codes), np.zeros(n_codes)
         for rows, p in placed:
-            share += np.bincount(clusters[rows[p.cases]], weights=(p.v10 - area) / m, minlength=n_codes)
             pull = len(p.v10) / (m * len(p.v01))
-            share += np.bincount(clusters[rows[p.controls]], weights=(p.v01 - p.auc) * pull, minlength=n_codes)
-        who = [len(np.unique(np.concatenate([clusters[rows[getattr(p, side)]] for rows, p in placed])))
-               for side in ("cases", "controls")]
+            for own, value, centre, weight in ((clusters[rows[p.cases]], p.v10, area, 1 / m),
+                                               (clusters[rows[p.controls]], p.v01, p.auc, pull)):
+                share += np.bincount(own, weights=(value - centre) * weight, minlength=n_codes)
+                null += np.bincount(own, weights=(value - 0.5) * weight, minlength=n_codes)
+        sides = [np.unique(np.concatenate([clusters[rows[getattr(p, side)]] for rows, p in placed]))
+                 for side in ("cases", "controls")]
+        who = [len(side) for side in sides]
         counts[:, j] = (len(placed), *who)
         if min(who) < least:
             continue
         found[1, j] = area
         few = min(who)
-        found[2, j] = np.sqrt(few / (few - 1) * np.sum(share * share)) * (1.0 if factor is None else factor[j])
+        for side in sides:
+            null[side] -= (area - 0.5) / len(side)
+        found[2, j], null_se[j] = (np.sqrt(few / (few - 1) * np.sum(one * one)) * (1.0 if factor is None else factor[j])
+                                   for one in (share, null))
     df = np.maximum(counts[1:].min(axis=0) - 1.0, 1.0)
     good = found[2] > 0
     se = np.where(good, found[2], np.nan)
     found[3], found[4] = logit_bounds(found[1], se, t_quantile(level, df))
-    found[5] = t_two_sided((found[1] - 0.5) / se, np.where(good, df, np.nan))[0]
+    statistic = (found[1] - 0.5) / np.where(good & (null_se > 0), null_se, se)
+    found[5] = t_two_sided(statistic, tail_df(statistic, np.where(good, df, np.nan)))[0]
     return pl.DataFrame(
         {"phenotype": names, **dict(zip(("auc", "adjusted_auc", "adjusted_se", "adjusted_low", "adjusted_high",
                                          "p_value"), found, strict=True)),

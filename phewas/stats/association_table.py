@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from phewas.schema import (
 )
 from phewas.stats.association import linear, logistic
 from phewas.stats.association_inputs import Design, Outcomes, design, predictors
+from phewas.stats.counts import alike, representatives
 from phewas.stats.multiplicity import benjamini_hochberg, bonferroni
 from phewas.stats.regression import Regression, Test
 
@@ -83,8 +85,10 @@ def associate(
     -------
     polars.DataFrame
         phenotype, description, chapter, predictor, adjustment, type, beta, SE, beta_low, beta_high, OR (HR) with
-        bounds, p, neg_log10_p, method, p_bonferroni, q_fdr (over all rows that have enough cases), n_total, n_cases,
-        n_controls, n_case_patients, n_control_patients, n_missing (labelled rows without predictor or covariate), note.
+        bounds, p, neg_log10_p, method, p_bonferroni, q_fdr (over all rows that have enough cases, phenotypes with
+        identical outcomes once for each predictor), n_total, n_cases, n_controls, n_case_patients, n_control_patients,
+        n_missing (labelled rows without predictor or covariate), same_as (the phenotype with identical outcomes whose
+        correction a row takes), note.
 
     Raises
     ------
@@ -115,11 +119,27 @@ def associate(
         tables.append(_rows(fitted, outcomes, name, adjustment, options, _labelled(outcomes, times)))
     table = pl.concat(tables)
     # What has too few cases was never a hypothesis; what had enough stays one even where no fit converged.
-    family = ~table["note"].str.starts_with("no model:").to_numpy()
-    p = table["p"].to_numpy()
-    table = table.with_columns(pl.Series("p_bonferroni", bonferroni(p, family=family)),
-                               pl.Series("q_fdr", benjamini_hochberg(p, family=family)))
+    tested = ~table["note"].str.starts_with("no model:").to_numpy()
+    same = outcomes.about.select("phenotype", same_as=pl.Series(
+        alike(outcomes.about["phenotype"].to_list(), _prints(outcomes)), dtype=pl.String))
+    size = len(same)
+    stand_in = np.concatenate([k * size + representatives(same, tested[k * size : (k + 1) * size])
+                               for k in range(len(found))])
+    own = stand_in == np.arange(len(stand_in))
+    family, p = tested & own, table["p"].to_numpy()
+    table = table.with_columns(pl.Series("p_bonferroni", bonferroni(p, family=family)[stand_in]),
+                               pl.Series("q_fdr", benjamini_hochberg(p, family=family)[stand_in]),
+                               pl.when(pl.Series(~own)).then(table["phenotype"].gather(stand_in)).alias("same_as"))
     return table.with_columns(pl.col(pl.Float64).fill_nan(None))
+
+
+def _prints(outcomes: Outcomes) -> Iterator[bytes]:
+    """Yield for each phenotype what is equal where labels (or quantities) and first dates are."""
+    for j in range(outcomes.values.shape[1]):
+        mark = hashlib.blake2b(np.ascontiguousarray(outcomes.values[:, j]).tobytes(), digest_size=16)
+        if outcomes.first is not None:
+            mark.update(np.ascontiguousarray(outcomes.first[:, j]).tobytes())
+        yield mark.digest()
 
 
 def _labelled(outcomes: Outcomes, times: tuple[NDArray[Any], NDArray[Any]] | None) -> NDArray[np.int64]:
@@ -175,7 +195,8 @@ def _rows(
         pl.Series("n_total", fitted.n_rows), pl.Series("n_cases", fitted.n_cases),
         pl.Series("n_controls", fitted.n_controls), pl.Series("n_case_patients", fitted.n_case_clusters),
         pl.Series("n_control_patients", fitted.n_control_clusters),
-        pl.Series("n_missing", labelled - fitted.n_rows), pl.Series("note", fitted.note))
+        pl.Series("n_missing", labelled - fitted.n_rows), pl.lit(None, dtype=pl.String).alias("same_as"),
+        pl.Series("note", fitted.note))
 
 
 def _times(

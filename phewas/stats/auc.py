@@ -1,8 +1,8 @@
 """AUC per phenotype with its interval and its p-value, patients being the independent unit.
 
 Interval: logit scale, DeLong variance (clustered by patient after Obuchowski 1997), Student quantile with Satterthwaite
-df. Test against 0.5: the same variance as a Wald t, which for independent rows is the Brunner-Munzel test. Where the
-variance is 0 the interval is Newcombe's method 5.
+df. Test against 0.5: for independent rows the Brunner-Munzel test; for patients the same t with the variance of their
+sums under the null hypothesis, and fewer df in the tail. Where the variance is 0 the interval is Newcombe's method 5.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from phewas.stats.placement import influence as influence
+from phewas.stats.placement import of_test
 from phewas.stats.placement import placements as placements
 from phewas.stats.sweep import Sweep, sweep
 from phewas.stats.tails import LOG10, Floats, logit_bounds, newcombe_bounds, t_quantile, t_two_sided
@@ -27,7 +28,7 @@ LOGIT_DELONG = "logit DeLong, t"
 LOGIT_OBUCHOWSKI = "logit Obuchowski (patient-clustered DeLong), t"
 NEWCOMBE = "Newcombe method 5"
 BRUNNER_MUNZEL = "Brunner-Munzel t"
-CLUSTERED_T = "patient-clustered Wald t"
+CLUSTERED_T = "patient-clustered t"
 EXACT_SEPARATION = "exact permutation of separated patients"
 
 
@@ -52,13 +53,16 @@ class Auc:
     n_case_clusters, n_control_clusters
         int64, clusters (patients) with at least one such row.
     statistic
-        float64, (AUC - 0.5) / se; NaN where se is 0 or NaN.
+        float64, (AUC - 0.5) over its standard error under AUC 0.5; for independent rows that is `se`. NaN where se is 0
+        or NaN.
     p, neg_log10_p
         float64, two-sided against AUC 0.5; p = 1 for constant scores. `neg_log10_p` does not underflow.
     p_test
         Name of the test; empty where there is none.
     df
-        float64, Satterthwaite degrees of freedom; NaN where there is no t.
+        float64, Satterthwaite degrees of freedom of the interval; NaN where there is no t.
+    null_df
+        float64, those of `statistic`, before `tail_df`.
     average_precision
         float64 in (0, 1]; NaN without cases or without controls.
     level
@@ -80,6 +84,7 @@ class Auc:
     neg_log10_p: Floats
     p_test: Text
     df: Floats
+    null_df: Floats
     average_precision: Floats
     level: float
 
@@ -95,6 +100,7 @@ class Auc:
 class Moments:
     """AUC and variance of P phenotypes without any inference: what permutations need. Fields are arrays [P].
 
+    `null_variance` and `null_df` are those under AUC 0.5 (`phewas.stats.placement.null_deviations`).
     `log_ways` is the natural log of the number of ways to choose the case patients among all patients that have cases
     only or controls only; the exact test of complete separation needs it.
     """
@@ -102,6 +108,8 @@ class Moments:
     auc: Floats
     variance: Floats
     df: Floats
+    null_variance: Floats
+    null_df: Floats
     average_precision: Floats
     n_cases: Counts
     n_controls: Counts
@@ -118,8 +126,9 @@ def moments(scores: NDArray[Any], labels: NDArray[Any], *, clusters: NDArray[Any
 
 def _moments(found: Sweep) -> Moments:
     return Moments(
-        auc=found.auc, variance=found.variance, df=found.df, average_precision=found.average_precision,
-        n_cases=found.n_cases, n_controls=found.n_controls, n_case_clusters=found.n_case_clusters,
+        auc=found.auc, variance=found.variance, df=found.df, null_variance=found.null_variance, null_df=found.null_df,
+        average_precision=found.average_precision, n_cases=found.n_cases, n_controls=found.n_controls,
+        n_case_clusters=found.n_case_clusters,
         n_control_clusters=found.n_control_clusters, n_clusters=found.n_clusters,
         log_ways=log_ways(found.n_case_clusters, found.n_control_clusters, found.n_clusters),
     )
@@ -203,10 +212,11 @@ def infer_moments(found: Moments, *, clustered: bool, level: float) -> Auc:
     """Turn moments into intervals and tests."""
     a, se = found.auc, np.sqrt(found.variance)
     zero = found.variance == 0
+    null_variance, null_df = of_test(found.variance, found.df, found.null_variance, found.null_df)
     with np.errstate(divide="ignore", invalid="ignore"):
-        statistic = np.where(zero, np.nan, (a - 0.5) / se)
-    df = np.where(zero, np.nan, found.df)
-    p, logs = t_two_sided(statistic, df)
+        statistic = np.where(zero, np.nan, (a - 0.5) / np.sqrt(null_variance))
+    df, null_df = np.where(zero, np.nan, found.df), np.where(zero, np.nan, null_df)
+    p, logs = t_two_sided(statistic, tail_df(statistic, null_df) if clustered else null_df)
     low, high = logit_bounds(a, se, t_quantile(level, df))
     test = np.where(np.isnan(p), "", CLUSTERED_T if clustered else BRUNNER_MUNZEL).astype("U48")
     method = np.where(np.isnan(low), "", LOGIT_OBUCHOWSKI if clustered else LOGIT_DELONG).astype("U48")
@@ -223,8 +233,28 @@ def infer_moments(found: Moments, *, clustered: bool, level: float) -> Auc:
         auc=a, se=se, low=low, high=high, ci_method=method, zero_variance=zero, n_cases=found.n_cases,
         n_controls=found.n_controls, n_case_clusters=found.n_case_clusters,
         n_control_clusters=found.n_control_clusters, statistic=statistic, p=p, neg_log10_p=logs, p_test=test, df=df,
-        average_precision=found.average_precision, level=level,
+        null_df=null_df, average_precision=found.average_precision, level=level,
     )
+
+
+KURTOSIS = -1.6
+"""Excess kurtosis that placements are taken to have. It is -1.2 where cases and controls score alike, lower where cases
+are more spread, and never below -2; simulations hold the level with this one (tests/benchmarks/type_one_extreme.py)."""
+
+
+def tail_df(statistic: Floats, df: Floats) -> Floats:
+    """Return the degrees of freedom that give a clustered t its tail, float64 [P].
+
+    Student's t is the distribution of a studentised mean of normal values. Placements have shorter tails; then the mean
+    and its standard error vary together in such a way that large statistics are more common, by a tenth at p = 0.001
+    with 100 case patients. To the order of one over the number of patients the distribution is that of t with
+    ``df / (1 - k/3 (x^2 - 3) / (x^2 + 1))`` degrees of freedom at a statistic x, k being the excess kurtosis (from the
+    Edgeworth expansion of Student's t, Hall 1987, Ann Probab 15:920; two samples enter with the squares of their shares
+    in the variance, as in `df`). Here k is `KURTOSIS`; below ``x^2 = 3`` the df are left as they are. Patients with
+    unequal numbers of encounters have longer tails, which makes the test conservative.
+    """
+    square = statistic**2
+    return np.asarray(df / (1.0 - KURTOSIS / 3.0 * np.maximum(square - 3.0, 0.0) / (square + 1.0)), dtype=np.float64)
 
 
 def inflate(result: Auc, factor: Floats, *, method: str) -> Auc:

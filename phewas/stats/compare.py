@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phewas.errors import StatisticsError
+from phewas.stats.placement import of_test
 from phewas.stats.sweep import Sweep, sweep
 from phewas.stats.tails import Floats, t_quantile, t_two_sided
 
@@ -26,10 +27,15 @@ class Difference:
         In [0, 1], and their difference a - b in [-1, 1]; NaN without cases or without controls.
     se
         Paired standard error; 0 for identical rankings; NaN with fewer than two clusters on a side.
+    null_se
+        Standard error if there is no difference (`phewas.stats.placement.null_deviations`): `se` where patients have
+        equal numbers of encounters.
     low, high
         Bounds at `level`, clipped to [-1, 1].
-    statistic, df
-        difference / se and its Satterthwaite df; NaN where se is 0.
+    statistic
+        difference / null_se; NaN where se is 0.
+    df, null_df
+        Satterthwaite degrees of freedom of the bounds and of the statistic; NaN where se is 0.
     p, neg_log10_p
         Two-sided; p = 1 where difference and se are 0, NaN where only se is.
     p_test
@@ -42,10 +48,12 @@ class Difference:
     auc_b: Floats
     difference: Floats
     se: Floats
+    null_se: Floats
     low: Floats
     high: Floats
     statistic: Floats
     df: Floats
+    null_df: Floats
     p: Floats
     neg_log10_p: Floats
     p_test: str
@@ -112,21 +120,22 @@ def _difference(swept: Sweep, *, clustered: bool, level: float) -> Difference:
     """Turn moments of a paired pass into bounds and tests."""
     auc_a, auc_b, variance, df = swept.auc, swept.other_auc, swept.variance, swept.df
     empty = np.full(len(auc_a), np.nan)
-    found = Difference(auc_a, auc_b, auc_a - auc_b, np.sqrt(variance), empty, empty, empty, df, empty, empty,
-                       PAIRED_CLUSTERED_T if clustered else PAIRED_T, level)
+    null_variance, null_df = of_test(variance, df, swept.null_variance, swept.null_df)
+    found = Difference(auc_a, auc_b, auc_a - auc_b, np.sqrt(variance), np.sqrt(null_variance), empty, empty, empty, df,
+                       null_df, empty, empty, PAIRED_CLUSTERED_T if clustered else PAIRED_T, level)
     return inflate_difference(found, np.ones(len(auc_a)))
 
 
 def inflate_difference(found: Difference, factor: Floats) -> Difference:
     """Multiply the standard errors by `factor` (float64 [P]) and make bounds and p-values anew."""
-    se = found.se * factor
+    se, null_se = found.se * factor, found.null_se * factor
     zero = se == 0
-    df = np.where(zero, np.nan, found.df)
+    df, null_df = (np.where(zero, np.nan, values) for values in (found.df, found.null_df))
     with np.errstate(divide="ignore", invalid="ignore"):
-        statistic = np.where(zero, np.nan, found.difference / se)
-    p, logs = t_two_sided(statistic, df)
+        statistic = np.where(zero, np.nan, found.difference / null_se)
+    p, logs = t_two_sided(statistic, null_df)
     half = t_quantile(found.level, df) * se
     same = zero & (found.difference == 0)
     half[same], p[same], logs[same] = 0.0, 1.0, 0.0
-    return replace(found, se=se, df=df, statistic=statistic, p=p, neg_log10_p=logs,
+    return replace(found, se=se, null_se=null_se, df=df, null_df=null_df, statistic=statistic, p=p, neg_log10_p=logs,
                    low=np.maximum(found.difference - half, -1.0), high=np.minimum(found.difference + half, 1.0))

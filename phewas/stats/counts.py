@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,16 @@ def _training(units: Units, names: list[str]) -> NDArray[np.int64] | list[None]:
         rows = training_rows(units, fold=fold, tuning=False)
         found.append(patients_with(units.labels_of(rows, names) == 1, units.patients[rows]))
     return np.asarray(np.min(found, axis=0), dtype=np.int64)
+
+
+def alike(names: Sequence[str], prints: Iterable[bytes]) -> list[str | None]:
+    """Return for each phenotype the name of the first with an equal print, None for the first itself."""
+    first: dict[bytes, str] = {}
+    found = []
+    for name, mark in zip(names, prints, strict=True):
+        other = first.setdefault(mark, name)
+        found.append(None if other == name else other)
+    return found
 
 
 def representatives(phenotypes: pl.DataFrame, tested: NDArray[np.bool_]) -> Rows:

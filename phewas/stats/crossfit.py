@@ -236,7 +236,7 @@ def apply_null(found: Auc, null: pl.DataFrame, *, phenotypes: Sequence[str]) -> 
     without = np.isnan(factor)
     wide = replace(
         wide, statistic=unknown, p=p, neg_log10_p=np.abs(-np.log10(p)), p_test=test,
-        df=np.where(without, np.nan, found.df), low=np.where(without, np.nan, wide.low),
+        df=np.where(without, np.nan, found.df), null_df=unknown, low=np.where(without, np.nan, wide.low),
         high=np.where(without, np.nan, wide.high), ci_method=np.where(without, "", wide.ci_method).astype("U80"),
     )
     return CrossfitAuc(wide, factor, counts)
@@ -246,4 +246,5 @@ def without_inference(found: Auc) -> Auc:
     """Keep the AUCs and drop standard errors, bounds and p: cross-fitted scores that have no permutations."""
     unknown, blank = np.full(len(found), np.nan), np.full(len(found), "", dtype="U1")
     return replace(found, se=unknown, low=unknown, high=unknown, ci_method=blank, statistic=unknown, p=unknown,
-                   neg_log10_p=unknown, p_test=blank, df=unknown, zero_variance=np.zeros(len(found), dtype=bool))
+                   neg_log10_p=unknown, p_test=blank, df=unknown, null_df=unknown,
+                   zero_variance=np.zeros(len(found), dtype=bool))

@@ -29,6 +29,7 @@ from phewas.schema import (
     Splits,
     Unmapped,
 )
+from phewas.stats.counts import alike
 
 PERSON = ("patient_id", "age", "sex", "race", "ethnicity", "split", "index_time")
 """Columns of a table that describe an encounter and are no phenotype."""
@@ -300,12 +301,8 @@ def describe_phenotypes(
     names: list[str], prints: list[bytes], known: pl.DataFrame | None, *, vocabulary: str
 ) -> pl.DataFrame:
     """Describe phenotypes by what the vocabulary knows of them; `prints` are equal where labels are."""
-    digests: dict[bytes, str] = {}
-    same: list[str | None] = []
-    for j, name in enumerate(names):
-        first = digests.setdefault(prints[j], name)
-        same.append(None if first == name else first)
-    frame = pl.DataFrame({"phenotype": names, "same_as": same}, schema={"phenotype": pl.String, "same_as": pl.String})
+    frame = pl.DataFrame({"phenotype": names, "same_as": alike(names, prints)},
+                         schema={"phenotype": pl.String, "same_as": pl.String})
     rows: dict[str, dict[str, Any]] = {}
     if known is not None:
         rows = {row["phenotype"]: row for row in known.iter_rows(named=True)}

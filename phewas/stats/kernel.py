@@ -24,8 +24,9 @@ FEW = 12
 STRIDE = 512
 """Scores whose steps are computed together, many to an instruction."""
 
-AREA, PRECISION, PART10, PART01, CROSS = range(5)
-"""Rows of the numbers of a run: AUC, average precision, and three sums of the variance without its factors."""
+AREA, PRECISION, PART10, PART01, CROSS, SECOND, NULL10, NULL01, NULLCROSS = range(9)
+"""Rows of the numbers of a run: AUC, average precision, three sums of the variance without its factors, the AUC of a
+second score, and the three sums of the variance under the null hypothesis."""
 
 CASES, CONTROLS, CASE_CLUSTERS, CONTROL_CLUSTERS, ALL_CLUSTERS = range(5)
 """Rows of the counts of a run."""
@@ -263,34 +264,48 @@ def _column(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _clustered(sums, seen, m, n, numbers, found, shares, j):  # type: ignore[no-untyped-def]
-    """Turn the sums of the patients [2 C] into squares and counts, and clear them for the next column."""
-    square10, square01, cross = 0.0, 0.0, 0.0
+def _clustered(sums, rows_of, m, n, gap, numbers, found, shares, j):  # type: ignore[no-untyped-def]
+    """Turn the sums and rows of the patients, both [2 C], into squares and counts; clear them for the next column.
+
+    `gap` is how far the AUC, or the difference of two, is from its value under the null hypothesis.
+    """
     i10, i01, i_all = 0, 0, 0
+    for c in range(len(rows_of) // 2):
+        has10, has01 = rows_of[2 * c] > 0, rows_of[2 * c + 1] > 0
+        i10 += has10
+        i01 += has01
+        i_all += has10 | has01
+    square10, square01, cross = 0.0, 0.0, 0.0
+    null10, null01, null_cross = 0.0, 0.0, 0.0
+    mean10, mean01 = m / max(i10, 1), n / max(i01, 1)
     with_shares = shares.shape[0] > 0
-    for c in range(len(seen)):
-        mark = seen[c]
-        if mark:
+    for c in range(len(rows_of) // 2):
+        n_case, n_control = rows_of[2 * c], rows_of[2 * c + 1]
+        if n_case | n_control:
             x, y = sums[2 * c], sums[2 * c + 1]
             square10 += x * x
             square01 += y * y
             cross += x * y
-            i10 += mark & 1
-            i01 += mark >> 1
-            i_all += 1
             if with_shares and m > 0 and n > 0:
                 shares[j, c] = x / m + y / n
+            x += gap * (n_case - mean10) if n_case else 0.0
+            y += gap * (n_control - mean01) if n_control else 0.0
+            null10 += x * x
+            null01 += y * y
+            null_cross += x * y
             sums[2 * c] = 0.0
             sums[2 * c + 1] = 0.0
-            seen[c] = 0
+            rows_of[2 * c] = 0
+            rows_of[2 * c + 1] = 0
     numbers[2, j], numbers[3, j], numbers[4, j] = square10, square01, cross
+    numbers[6, j], numbers[7, j], numbers[8, j] = null10, null01, null_cross
     found[2, j], found[3, j], found[4, j] = i10, i01, i_all
 
 
 def run_columns(  # type: ignore[no-untyped-def]
     scores, labels, other, codes, n_clusters, width, numbers, found, shares
 ):
-    """Fill `numbers` float64 [5 or 6, P] and `found` int64 [5, P] for all columns; return the first bad column or -1.
+    """Fill `numbers` float64 [9, P] and `found` int64 [5, P] for all columns; return the first bad column or -1.
 
     Parameters
     ----------
@@ -299,8 +314,8 @@ def run_columns(  # type: ignore[no-untyped-def]
     labels
         int8 [N, P].
     other
-        A second score [N, P] for a paired comparison, or [0, P]. Then `numbers` has a sixth row, the second AUC, and
-        the sums are those of the differences.
+        A second score [N, P] for a paired comparison, or [0, P]. With it the sums are those of the differences, which
+        under the null hypothesis are 0; without it the AUC is 0.5 there.
     codes
         int32 [N], patients as 0 .. n_clusters - 1; empty for independent rows.
     width
@@ -316,7 +331,7 @@ def run_columns(  # type: ignore[no-untyped-def]
     second = np.empty((width, n_rows + 2 if paired else 0), dtype=other.dtype)
     places = np.empty(n_rows + 2, dtype=np.int32)
     places_b = np.empty(n_rows + 2 if paired else 0, dtype=np.int32)
-    sums, seen = np.zeros(2 * n_clusters), np.zeros(n_clusters, dtype=np.uint8)
+    sums, rows_of = np.zeros(2 * n_clusters), np.zeros(2 * n_clusters, dtype=np.int32)
     heads = np.empty(65_538, dtype=np.int32)
     nothing = np.empty((width, 0), dtype=np.int32)
     ends = np.zeros((2, width), dtype=np.int64)
@@ -367,7 +382,7 @@ def run_columns(  # type: ignore[no-untyped-def]
                 if grouped:
                     code = codes[rows[c, i]]
                     sums[2 * code] += x
-                    seen[code] |= 1
+                    rows_of[2 * code] += np.int32(1)
                 square10 += x * x
             for i in range(last, last - n, -1):
                 y = 0.0
@@ -378,11 +393,12 @@ def run_columns(  # type: ignore[no-untyped-def]
                 if grouped:
                     code = codes[rows[c, i]]
                     sums[2 * code + 1] += y
-                    seen[code] |= 2
+                    rows_of[2 * code + 1] += np.int32(1)
                 square01 += y * y
             numbers[2, j], numbers[3, j] = square10, square01
             if grouped:
-                _clustered(sums, seen, m, n, numbers, found, shares, j)
+                gap = numbers[0, j] - (numbers[5, j] if paired else 0.5) if ready else 0.0
+                _clustered(sums, rows_of, m, n, gap, numbers, found, shares, j)
                 if not ready:
-                    numbers[2, j], numbers[3, j], numbers[4, j] = np.nan, np.nan, np.nan
+                    numbers[2:, j] = np.nan
     return -1

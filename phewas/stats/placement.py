@@ -244,6 +244,51 @@ def components(dev10: Floats, dev01: Floats, placed: Placement, clusters: Cluste
     return Components(variance if variance > ZERO_VARIANCE else 0.0, part10, part01, i10, i01, i_all)
 
 
+def null_deviations(
+    dev10: Floats, dev01: Floats, placed: Placement, clusters: Clusters, *, gap: float
+) -> tuple[Floats, Floats]:
+    """Return deviations whose `components` are the variance under the null hypothesis.
+
+    Parameters
+    ----------
+    dev10, dev01, placed, clusters
+        As for `components`.
+    gap
+        AUC less 0.5, or the difference of two AUCs: how far the estimate is from the null hypothesis.
+
+    Returns
+    -------
+    tuple of float64 arrays [m] and [n]
+        Their sums over a cluster with k of the m cases are ``X + gap (k - m / I10)``, likewise for controls: what the
+        cluster's placements sum to less its value under the null hypothesis, centred at the mean cluster.
+
+    Notes
+    -----
+    The AUC is a ratio, the sum of all placements over the number of rows. Deviations from the AUC itself shrink with
+    the very error that is tested wherever large clusters have made that error. Under the null hypothesis the clusters'
+    sums of placements less that hypothesis's value are a sample with mean 0, whatever the clusters' sizes, and the test
+    becomes the t-test of that sample. Where clusters have equal numbers of rows nothing changes.
+    """
+    if clusters.codes is None or not len(dev10) or not len(dev01):
+        return dev10, dev01
+    shifted = []
+    for dev, rows in ((dev10, placed.cases), (dev01, placed.controls)):
+        codes = clusters.codes[rows]
+        sizes = np.bincount(codes, minlength=clusters.size)
+        shifted.append(dev + gap * (1.0 - len(rows) / np.count_nonzero(sizes) / sizes[codes]))
+    return shifted[0], shifted[1]
+
+
+def of_test(variance: Floats, df: Floats, null_variance: Floats, null_df: Floats) -> tuple[Floats, Floats]:
+    """Return variance and df of a test: those under the null hypothesis.
+
+    All patients can have the same sum by chance when they are few: then that variance is 0, and the other is taken.
+    """
+    with np.errstate(invalid="ignore"):
+        none = (null_variance == 0) & (variance > 0)
+    return np.where(none, variance, null_variance), np.where(none, df, null_df)
+
+
 ZERO_VARIANCE = 1e-26
 """Rounding noise; one tie among 100,000 cases and a million controls still gives 2e-23."""
 

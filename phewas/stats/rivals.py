@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from phewas.errors import SplitError
 from phewas.schema import RivalInputs, Rivals
-from phewas.stats.auc import Auc, auc_matrix, inflate
+from phewas.stats.auc import Auc, auc_matrix, inflate, tail_df
 from phewas.stats.compare import Difference, compare_matrix, inflate_difference
 from phewas.stats.counts import has_training, training_rows
 from phewas.stats.crossfit import INFLATED, fold_ranks
@@ -204,7 +204,8 @@ def _table(
     if factor is not None:
         area, gap = inflate(area, factor, method=INFLATED), inflate_difference(gap, factor)
         with np.errstate(divide="ignore", invalid="ignore"):
-            p = t_two_sided((area.auc - 0.5) / area.se, area.df)[0]
+            statistic = area.statistic / factor
+            p = t_two_sided(statistic, tail_df(statistic, area.null_df))[0]
         p = np.where((area.se == 0) & (area.auc == 0.5), 1.0, p)  # it says the same of everyone
     p = np.where(none, np.nan, p)
     gap_p = np.where(none, np.nan, gap.p)

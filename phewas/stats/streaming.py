@@ -134,13 +134,18 @@ def _moments(done: list[Shape]) -> Moments:
         return np.array([getattr(one, name) for one in done], dtype=np.float64)
 
     i10, i01, i_all = counts("n_case_clusters"), counts("n_control_clusters"), counts("n_clusters")
-    part10, part01 = floats("part10"), floats("part01")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        df = (part10 + part01) ** 2 / (part10**2 / (i10 - 1) + part01**2 / (i01 - 1))
-    variance = floats("variance")
-    variance = np.where(variance > ZERO_VARIANCE, variance, np.where(np.isnan(variance), np.nan, 0.0))
-    return Moments(floats("auc"), variance, np.where(part10 + part01 > 0, df, np.nan), floats("average_precision"),
-                   counts("n_cases"), counts("n_controls"), i10, i01, i_all, log_ways(i10, i01, i_all))
+
+    def spread(kind: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        part10, part01 = (np.array([getattr(one, kind).part10 for one in done]),
+                          np.array([getattr(one, kind).part01 for one in done]))
+        variance = np.array([getattr(one, kind).variance for one in done])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            df = (part10 + part01) ** 2 / (part10**2 / (i10 - 1) + part01**2 / (i01 - 1))
+        variance = np.where(variance > ZERO_VARIANCE, variance, np.where(np.isnan(variance), np.nan, 0.0))
+        return variance, np.where(part10 + part01 > 0, df, np.nan)
+
+    return Moments(floats("auc"), *spread("own"), *spread("null"), floats("average_precision"), counts("n_cases"),
+                   counts("n_controls"), i10, i01, i_all, log_ways(i10, i01, i_all))
 
 
 @dataclass

@@ -16,14 +16,22 @@ MAX_STEPS = 65_536
 
 
 @dataclass(frozen=True)
+class Spread:
+    """A variance and its parts from cases and from controls; NaN where undefined."""
+
+    variance: float = float("nan")
+    part10: float = float("nan")
+    part01: float = float("nan")
+
+
+@dataclass(frozen=True)
 class Shape:
     """What is known of a phenotype in the end; undefined values are NaN."""
 
     auc: float
     average_precision: float
-    variance: float
-    part10: float
-    part01: float
+    own: Spread
+    null: Spread
     n_cases: int
     n_controls: int
     n_case_clusters: int
@@ -165,7 +173,7 @@ def finish(column: Column, patients: Patients) -> Shape:
         if column.both else (np.empty(0, dtype=np.int64),) * 3
     i_all = i10 + i01 - len(codes)
     if not m or not n:
-        return Shape(nan, nan, nan, nan, nan, m, n, i10, i01, i_all)
+        return Shape(nan, nan, Spread(), Spread(), m, n, i10, i01, i_all)
     counts = column.counts.astype(np.int64)
     below = np.concatenate([[0], np.cumsum(counts[0:-1:2] + counts[1::2])])[:-1] + counts[0:-1:2]
     doubled = 2 * below + counts[1::2]
@@ -176,7 +184,7 @@ def finish(column: Column, patients: Patients) -> Shape:
     precision = float(np.cumsum(weight * (left / (left + (n - below))))[-1]) / m
     auc = area / (2.0 * m * n)
     if i10 < 2 or i01 < 2:
-        return Shape(auc, precision, nan, nan, nan, m, n, i10, i01, i_all)
+        return Shape(auc, precision, Spread(), Spread(), m, n, i10, i01, i_all)
 
     t = np.repeat(doubled, weight)
     if len(patients.codes):
@@ -186,21 +194,34 @@ def finish(column: Column, patients: Patients) -> Shape:
         t, ones = np.add.reduceat(t[order], starts), k10[who]
     else:
         who, ones = np.empty(0, dtype=np.int32), np.ones(m, dtype=np.int64)
-    # With X = (m t - k A) / (2 m n) of a patient's cases, Y = (n s - k A) / (2 m n) of its controls, A = 2 m n AUC.
-    square10 = m * m * _dot(t, t) - 2 * m * area * _dot(t, ones) + area**2 * _dot(ones, ones)
     high, mixed, low, times, squared, _ = (int(v) for v in column.tally)
     square_s = (high << 2 * SPLIT) + (mixed << SPLIT + 1) + low
-    square01 = n * n * square_s - 2 * n * area * times + area**2 * squared
+    square_t, times_t, squared_t = _dot(t, t), _dot(t, ones), _dot(ones, ones)
+    place = np.searchsorted(who, codes)
+    t, k = t[place], ones[place]
+    ts, tl, ks, kl = _dot(t, s), _dot(t, k01), _dot(k, s), _dot(k, k01)
+
+    def spread(square10: int, square01: int, cross: int, over10: int, over01: int, over: int) -> Spread:
+        part10 = i10 * square10 / ((i10 - 1) * over10 * m * m)
+        part01 = i01 * square01 / ((i01 - 1) * over01 * n * n)
+        both = 2 * i_all * cross / (max(i_all - 1, 1) * over * m * n)
+        return Spread(max(part10 + part01 + both, 0.0), part10, part01)
+
+    # X = (m t - k A) / (2 m n) of a patient's k cases, Y = (n s - l A) / (2 m n) of its l controls, A = 2 m n AUC.
     scale = (2 * m * n) ** 2
-    part10 = i10 * square10 / ((i10 - 1) * scale * m * m)
-    part01 = i01 * square01 / ((i01 - 1) * scale * n * n)
-    cross = 0.0
-    if len(codes):
-        place = np.searchsorted(who, codes)
-        t, k = t[place], ones[place]
-        total = m * n * _dot(t, s) - m * area * _dot(t, k01) - n * area * _dot(k, s) + area**2 * _dot(k, k01)
-        cross = 2 * i_all * total / (max(i_all - 1, 1) * scale * m * n)
-    return Shape(auc, precision, max(part10 + part01 + cross, 0.0), part10, part01, m, n, i10, i01, i_all)
+    own = spread(
+        m * m * square_t - 2 * m * area * times_t + area**2 * squared_t,
+        n * n * square_s - 2 * n * area * times + area**2 * squared,
+        m * n * ts - m * area * tl - n * area * ks + area**2 * kl, scale, scale, scale)
+    # Under AUC 0.5: X = (t - k n - D / I10) / (2 n), Y = (s - l m - D / I01) / (2 m), D = A - m n.
+    far = area - m * n
+    of_cases, of_controls = int(t.sum()) - n * int(k.sum()), int(s.sum()) - m * int(k01.sum())
+    null = spread(
+        i10 * (square_t - 2 * n * times_t + n * n * squared_t) - far**2,
+        i01 * (square_s - 2 * m * times + m * m * squared) - far**2,
+        i10 * i01 * (ts - m * tl - n * ks + m * n * kl) - far * i10 * of_cases - far * i01 * of_controls
+        + len(codes) * far**2, 4 * n * n * i10, 4 * m * m * i01, 4 * m * n * i10 * i01)
+    return Shape(auc, precision, own, null, m, n, i10, i01, i_all)
 
 
 def _dot(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:

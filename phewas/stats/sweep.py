@@ -19,6 +19,7 @@ from phewas.stats.placement import (
     check_shapes,
     columns,
     components,
+    null_deviations,
     place,
 )
 
@@ -48,6 +49,8 @@ class Sweep:
         Of the second score; NaN without one.
     variance, df
         Of the AUC, or of the difference where there is a second score; see `phewas.stats.placement.components`.
+    null_variance, null_df
+        The same for the test of AUC 0.5, or of no difference; see `phewas.stats.placement.null_deviations`.
     n_cases, n_controls
         int64, rows.
     n_case_clusters, n_control_clusters, n_clusters
@@ -61,6 +64,8 @@ class Sweep:
     other_auc: Floats
     variance: Floats
     df: Floats
+    null_variance: Floats
+    null_df: Floats
     n_cases: Counts
     n_controls: Counts
     n_case_clusters: Counts
@@ -111,7 +116,7 @@ def sweep(
     if shares and groups.codes is None:
         groups = Clusters(np.arange(len(scores)), len(scores))
     size = np.shape(scores)[1]
-    numbers = np.full((6, size), np.nan)
+    numbers = np.full((9, size), np.nan)
     found = np.zeros((5, size), dtype=np.int64)
     pieces = np.zeros((size, groups.size) if shares else (0, 0), dtype=np.float32)
     if compiled is None:
@@ -182,20 +187,26 @@ def _compiled(
 def _finish(
     numbers: Floats, found: Counts, shares: NDArray[np.float32] | None, *, clustered: bool
 ) -> Sweep:
-    """Turn sums over clusters into variance and degrees of freedom."""
+    """Turn sums over clusters into variances and degrees of freedom."""
     m, n, i10, i01, i_all = found.astype(np.float64)
-    area, precision, square10, square01, cross, second = numbers
-    with np.errstate(divide="ignore", invalid="ignore"):
-        part10 = i10 / (i10 - 1) * square10 / m**2
-        part01 = i01 / (i01 - 1) * square01 / n**2
-        mixed = 2.0 * i_all / np.maximum(i_all - 1, 1) * cross / (m * n) if clustered else 0.0
-        variance = np.maximum(part10 + part01 + mixed, 0.0)
-        variance = np.where(variance > ZERO_VARIANCE, variance, np.where(np.isnan(variance), np.nan, 0.0))
-        df = (part10 + part01) ** 2 / (part10**2 / (i10 - 1) + part01**2 / (i01 - 1))
-        df = np.where(part10 + part01 > 0, df, np.nan)
-    few = (i10 < 2) | (i01 < 2)
-    return Sweep(area, precision, second, np.where(few, np.nan, variance), np.where(few, np.nan, df), found[0],
-                 found[1], found[2], found[3], found[4], shares)
+    area, precision, *own, second = numbers[:6]
+
+    def spread(square10: Floats, square01: Floats, cross: Floats) -> tuple[Floats, Floats]:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            part10 = i10 / (i10 - 1) * square10 / m**2
+            part01 = i01 / (i01 - 1) * square01 / n**2
+            mixed = 2.0 * i_all / np.maximum(i_all - 1, 1) * cross / (m * n) if clustered else 0.0
+            variance = np.maximum(part10 + part01 + mixed, 0.0)
+            variance = np.where(variance > ZERO_VARIANCE, variance, np.where(np.isnan(variance), np.nan, 0.0))
+            df = (part10 + part01) ** 2 / (part10**2 / (i10 - 1) + part01**2 / (i01 - 1))
+            df = np.where(part10 + part01 > 0, df, np.nan)
+        few = (i10 < 2) | (i01 < 2)
+        return np.where(few, np.nan, variance), np.where(few, np.nan, df)
+
+    variance, df = spread(*own)
+    null_variance, null_df = spread(*numbers[6:]) if clustered else (variance, df)
+    return Sweep(area, precision, second, variance, df, null_variance, null_df, found[0], found[1], found[2], found[3],
+                 found[4], shares)
 
 
 def _plain(
@@ -203,7 +214,7 @@ def _plain(
     pieces: NDArray[np.float32] | None,
 ) -> Sweep:
     """Compute the same by NumPy, column by column."""
-    variance, df = np.full((2, labels.shape[1]), np.nan)
+    variance, df, null_variance, null_df = np.full((4, labels.shape[1]), np.nan)
     for parts in zip(*[columns(one, labels) for one in pairs], strict=True):
         j, score, label = parts[0]
         a = place(score, label)
@@ -214,11 +225,14 @@ def _plain(
             numbers[5, j] = b.auc
         spread = components(dev10, dev01, a, groups)
         numbers[0, j], numbers[1, j], variance[j], df[j] = a.auc, a.average_precision, spread.variance, spread.df
+        gap = a.auc - (0.5 if len(parts) < 2 else numbers[5, j])
+        null = components(*null_deviations(dev10, dev01, a, groups, gap=gap), a, groups)
+        null_variance[j], null_df[j] = null.variance, null.df
         found[:, j] = (len(a.cases), len(a.controls), spread.n_case_clusters, spread.n_control_clusters,
                        spread.n_clusters)
         if pieces is not None and groups.codes is not None and len(dev10) and len(dev01):
             row = np.bincount(groups.codes[a.cases], weights=dev10, minlength=groups.size) / len(dev10)
             row += np.bincount(groups.codes[a.controls], weights=dev01, minlength=groups.size) / len(dev01)
             pieces[j] = row
-    return Sweep(numbers[0], numbers[1], numbers[5], variance, df, found[0], found[1], found[2], found[3],
-                 found[4], pieces)
+    return Sweep(numbers[0], numbers[1], numbers[5], variance, df, null_variance, null_df, found[0], found[1],
+                 found[2], found[3], found[4], pieces)

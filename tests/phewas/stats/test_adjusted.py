@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import special
+from scipy import special, stats
 
 from phewas.stats.adjusted import adjusted_auc, strata
 from phewas.stats.auc import auc_matrix
@@ -42,6 +42,18 @@ def test_one_stratum_is_the_plain_auc():
     plain = auc_matrix(score, label, clusters=owner)
     assert row["adjusted_auc"] == pytest.approx(plain.auc[0], abs=1e-12)
     assert row["adjusted_se"] == pytest.approx(plain.se[0], rel=0.01)
+
+
+def test_one_stratum_has_nearly_the_plain_p_where_encounters_are_uneven():
+    rng = np.random.default_rng(3)
+    owner = np.repeat(np.arange(1200), rng.geometric(0.4, 1200))
+    label = (owner < 400).astype(np.int8)[:, None]
+    score = rng.normal(size=1200)[owner, None] + 0.35 * label + rng.normal(size=(len(owner), 1))
+    row = adjusted_auc(score, label, owner, ["a"], np.zeros(len(owner), dtype=np.int64)).row(0, named=True)
+    plain = auc_matrix(score, label, clusters=owner)
+    wald = 2 * stats.t.sf((plain.auc[0] - 0.5) / plain.se[0], plain.df[0])
+    assert np.log(row["p_value"]) == pytest.approx(np.log(plain.p[0]), rel=0.02)
+    assert np.log(row["p_value"]) / np.log(wald) < 0.95
 
 
 def test_what_age_alone_explains_is_gone_and_the_interval_covers():

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 import statsmodels.api as sm
 from statsmodels.duration.hazard_regression import PHReg
+from statsmodels.stats.multitest import multipletests
 from typer.testing import CliRunner
 
 from phewas import cli
@@ -106,6 +107,27 @@ def test_wide_labels_several_predictors_and_categories(tables):
     assert found["predictor"].to_list() == ["dose", "sex=M"]
     assert found["method"].to_list() == ["likelihood ratio"] * 2
     assert found["n_total"].to_list() == [(wide["008"] >= 0).sum()] * 2
+
+
+def test_phenotypes_with_equal_labels_are_one_hypothesis(tables):
+    """Corrections are those of statsmodels over each question asked once."""
+    rng = np.random.default_rng(9)
+    dose = pl.read_csv(tables / "persons.csv")["dose"].to_numpy()
+    a, b = rng.integers(0, 2, N), (rng.random(N) < 0.2 + 0.15 * dose).astype(int)
+    pl.DataFrame({"person_id": [f"{k:05d}" for k in range(N)], "1": a, "1.1": a, "2": b, "2.1": b, "2.11": b,
+                  "3": rng.integers(0, 2, N), "4": np.zeros(N, dtype=int), "4.1": np.zeros(N, dtype=int)},
+                 ).write_csv(tables / "alike.csv")
+    go(tables / "persons.csv", "--phenotypes", tables / "alike.csv", "--predictor", "dose", "--predictor", "lab",
+       "--out", tables / "alike.parquet", "--small-cell", 0)
+    found = pl.read_parquet(tables / "alike.parquet")
+    assert found["same_as"].to_list() == [None, "1", None, "2", "2", None, None, None] * 2
+    once = found.filter(pl.col("same_as").is_null() & pl.col("p").is_not_null())
+    assert len(once) == 6
+    for name, method in (("q_fdr", "fdr_bh"), ("p_bonferroni", "bonferroni")):
+        np.testing.assert_allclose(once[name], multipletests(once["p"].to_numpy(), method=method)[1], rtol=1e-12)
+        assert found[name][3:5].to_list() == [found[name][2]] * 2
+        assert found[name][11:13].to_list() == [found[name][10]] * 2
+    assert found["p_bonferroni"].is_null().sum() == 4
 
 
 def test_linear_and_embedding_dimensions(tables):
