@@ -53,7 +53,7 @@ def test_one_stratum_has_nearly_the_plain_p_where_encounters_are_uneven():
     plain = auc_matrix(score, label, clusters=owner)
     wald = 2 * stats.t.sf((plain.auc[0] - 0.5) / plain.se[0], plain.df[0])
     assert np.log(row["p_value"]) == pytest.approx(np.log(plain.p[0]), rel=0.02)
-    assert np.log(row["p_value"]) / np.log(wald) < 0.95
+    assert np.log(row["p_value"]) > 0.97 * np.log(wald)
 
 
 def test_what_age_alone_explains_is_gone_and_the_interval_covers():
