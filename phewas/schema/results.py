@@ -42,7 +42,7 @@ class PhenotypeResults(Table):
     p_value = Column(pl.Float64, "two-sided p against AUC 0.5; may underflow to 0", nullable=True)
     neg_log10_p = Column(pl.Float64, "-log10 p without underflow", nullable=True)
     p_test = Column(pl.String, "the test behind p", nullable=True)
-    df = Column(pl.Float64, "degrees of freedom of that test", nullable=True)
+    df = Column(pl.Float64, "Satterthwaite degrees of freedom of the interval", nullable=True)
     q_fdr = Column(pl.Float64, "Benjamini-Hochberg q over the fixed family", nullable=True)
     p_bonferroni = Column(pl.Float64, "Bonferroni-adjusted p", nullable=True)
     p_holm = Column(pl.Float64, "Holm-adjusted p", nullable=True)

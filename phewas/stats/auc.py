@@ -28,7 +28,7 @@ LOGIT_DELONG = "logit DeLong, t"
 LOGIT_OBUCHOWSKI = "logit Obuchowski (patient-clustered DeLong), t"
 NEWCOMBE = "Newcombe method 5"
 BRUNNER_MUNZEL = "Brunner-Munzel t"
-CLUSTERED_T = "patient-clustered t"
+CLUSTERED_T = "patient-clustered Brunner-Munzel t"
 EXACT_SEPARATION = "exact permutation of separated patients"
 
 

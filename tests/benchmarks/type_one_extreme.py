@@ -9,25 +9,23 @@ Encounters: 1, 2 or 4 each, or a geometric number (`uneven`: mean 2; `study`: me
 `--spread` is the standard deviation of the case patients' scores over that of the others, which leaves the AUC at
 0.5; only spread 1 is run with several encounters. One thread does about 500,000 replicates of 2,000 rows a minute.
 
-Seen with 1,000,000 replicates, 2,000 patients, as multiples of the nominal level (Monte-Carlo errors 0.004, 0.03,
-0.18):
+Seen with 1,000,000 replicates, 2,000 patients, seed 1, as multiples of the nominal level (Monte-Carlo errors 0.004,
+0.03, 0.18). "Wald" has the variance of the interval and its df for the test, too (seed 0, another million):
 
-=============================  =======  =======  =============
-encounters, cases, spread      .05      .001     .05 / 1468
-=============================  =======  =======  =============
-1, 100 patients, 1             1.000    1.086    0.91
-1, 100, 2                      0.999    1.119    1.26
-1, 100, 0.5                    0.999    1.064    1.17
-2, 100, 1                      0.996    1.041    1.03
-4, 100, 1                      1.006    1.155    1.09
-study, 100, 1                  1.038    1.286    1.76 (0.23)
-uneven, 100, 1                 1.107    1.621    2.85 (0.29)
-1, 200, 1                      1.005    1.052    1.03
-1, 200, 2                      1.003    1.072    1.29
-1, 200, 0.5                    1.001    1.024    1.12
-=============================  =======  =======  =============
-
-Where patients' numbers of encounters differ much, degrees of freedom that count patients are too many.
+=============================  =======================  =======================
+encounters, cases, spread      .05 / .001 / .05 / 1468  Wald
+=============================  =======================  =======================
+1, 100 patients, 1             1.001 / 1.014 / 1.29     1.000 / 1.086 / 0.91
+1, 100, 2                      1.006 / 1.027 / 1.20     0.999 / 1.119 / 1.26
+1, 100, 0.5                    1.000 / 1.050 / 1.26     0.999 / 1.064 / 1.17
+2, 100, 1                      1.004 / 0.987 / 0.82     0.996 / 1.041 / 1.03
+4, 100, 1                      0.996 / 1.003 / 0.91     1.006 / 1.155 / 1.09
+study, 100, 1                  0.996 / 0.902 / 0.94     1.038 / 1.286 / 1.76
+uneven, 100, 1                 0.973 / 0.634 / 0.29     1.107 / 1.621 / 2.85
+1, 200, 1                      0.997 / 0.966 / 1.09     1.005 / 1.052 / 1.03
+1, 200, 2                      0.995 / 0.992 / 1.17     1.003 / 1.072 / 1.29
+1, 200, 0.5                    1.000 / 1.017 / 1.03     1.001 / 1.024 / 1.12
+=============================  =======================  =======================
 """
 
 from __future__ import annotations
