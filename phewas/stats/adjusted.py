@@ -56,7 +56,7 @@ def adjusted_auc(
     (V10 - A) / m and a control's m_s (V01 - A_s) / (m n_s). Shares are summed per patient, squared, and multiplied by
     C / (C - 1) for the smaller of the numbers of case and control patients C; t has C - 1 degrees of freedom. One
     stratum gives the AUC itself, and nearly its standard error. For p the shares are those under an AUC of 0.5 in every
-    stratum, centred at the mean patient (`phewas.stats.placement.null_deviations`), with the df of
+    stratum, centred at the mean patient (`phewas.stats.spread`), with the df of
     `phewas.stats.auc.tail_df`.
     """
     size, n_codes = len(names), int(clusters.max(initial=-1)) + 1

@@ -2,7 +2,8 @@
 
 Interval: logit scale, DeLong variance (clustered by patient after Obuchowski 1997), Student quantile with Satterthwaite
 df. Test against 0.5: for independent rows the Brunner-Munzel test; for patients the same t with the variance of their
-sums under the null hypothesis, and fewer df in the tail. Where the variance is 0 the interval is Newcombe's method 5.
+sums under the null hypothesis, and fewer df in the tail. Where patients have unequal numbers of rows the interval, too,
+takes the variance at the value it is about (`phewas.stats.spread`). Where the variance is 0 it is Newcombe's method 5.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from phewas.stats.placement import influence as influence
-from phewas.stats.placement import of_test
 from phewas.stats.placement import placements as placements
+from phewas.stats.spread import Spread
 from phewas.stats.sweep import Sweep, sweep
-from phewas.stats.tails import LOG10, Floats, logit_bounds, newcombe_bounds, t_quantile, t_two_sided
+from phewas.stats.tails import LOG10, Floats, newcombe_bounds, score_bounds, t_quantile, t_two_sided
 
 Text = NDArray[np.str_]
 Counts = NDArray[np.int64]
@@ -42,6 +43,8 @@ class Auc:
         float64 in [0, 1]; NaN without cases or without controls.
     se
         float64; NaN with fewer than two case or control clusters.
+    slope, curve
+        float64, how its square depends on the true AUC, see `phewas.stats.spread.Spread`; NaN where `se` is.
     low, high
         float64 in [0, 1], bounds at `level`; NaN where `se` is.
     ci_method
@@ -71,6 +74,8 @@ class Auc:
 
     auc: Floats
     se: Floats
+    slope: Floats
+    curve: Floats
     low: Floats
     high: Floats
     ci_method: Text
@@ -100,7 +105,7 @@ class Auc:
 class Moments:
     """AUC and variance of P phenotypes without any inference: what permutations need. Fields are arrays [P].
 
-    `null_variance` and `null_df` are those under AUC 0.5 (`phewas.stats.placement.null_deviations`).
+    `variance` to `null_df` are those of `phewas.stats.spread.Spread`, the null hypothesis being an AUC of 0.5.
     `log_ways` is the natural log of the number of ways to choose the case patients among all patients that have cases
     only or controls only; the exact test of complete separation needs it.
     """
@@ -108,6 +113,8 @@ class Moments:
     auc: Floats
     variance: Floats
     df: Floats
+    slope: Floats
+    curve: Floats
     null_variance: Floats
     null_df: Floats
     average_precision: Floats
@@ -118,6 +125,13 @@ class Moments:
     n_clusters: Counts
     log_ways: Floats
 
+    @classmethod
+    def of(cls, auc: Floats, average_precision: Floats, spread: Spread, counts: Counts) -> Moments:
+        """Put together what a pass yields; `counts` [5, P] as for `phewas.stats.spread.spread`."""
+        return cls(auc=auc, **vars(spread), average_precision=average_precision, n_cases=counts[0],
+                   n_controls=counts[1], n_case_clusters=counts[2], n_control_clusters=counts[3], n_clusters=counts[4],
+                   log_ways=log_ways(counts[2], counts[3], counts[4]))
+
 
 def moments(scores: NDArray[Any], labels: NDArray[Any], *, clusters: NDArray[Any] | None = None) -> Moments:
     """Return AUC, variance and counts for each column; arguments as for `auc_matrix`."""
@@ -125,13 +139,8 @@ def moments(scores: NDArray[Any], labels: NDArray[Any], *, clusters: NDArray[Any
 
 
 def _moments(found: Sweep) -> Moments:
-    return Moments(
-        auc=found.auc, variance=found.variance, df=found.df, null_variance=found.null_variance, null_df=found.null_df,
-        average_precision=found.average_precision, n_cases=found.n_cases, n_controls=found.n_controls,
-        n_case_clusters=found.n_case_clusters,
-        n_control_clusters=found.n_control_clusters, n_clusters=found.n_clusters,
-        log_ways=log_ways(found.n_case_clusters, found.n_control_clusters, found.n_clusters),
-    )
+    return Moments.of(found.auc, found.average_precision, found.spread, np.stack([
+        found.n_cases, found.n_controls, found.n_case_clusters, found.n_control_clusters, found.n_clusters]))
 
 
 def log_ways(i10: Counts, i01: Counts, i_all: Counts) -> Floats:
@@ -171,7 +180,7 @@ def auc_matrix(
 
     Notes
     -----
-    Variance as in `phewas.stats.placement.components`. A constant score has AUC 0.5, variance 0 and p = 1. Complete
+    Variances as in `phewas.stats.spread`. A constant score has AUC 0.5, variance 0 and p = 1. Complete
     separation (AUC 0 or 1) has variance 0; its p is exact over patients, 2 / C(I10 + I01, I10), counting only patients
     who have cases alone or controls alone. Newcombe's interval takes patients, not rows, as its sample sizes.
 
@@ -212,12 +221,11 @@ def infer_moments(found: Moments, *, clustered: bool, level: float) -> Auc:
     """Turn moments into intervals and tests."""
     a, se = found.auc, np.sqrt(found.variance)
     zero = found.variance == 0
-    null_variance, null_df = of_test(found.variance, found.df, found.null_variance, found.null_df)
     with np.errstate(divide="ignore", invalid="ignore"):
-        statistic = np.where(zero, np.nan, (a - 0.5) / np.sqrt(null_variance))
-    df, null_df = np.where(zero, np.nan, found.df), np.where(zero, np.nan, null_df)
+        statistic = np.where(zero, np.nan, (a - 0.5) / np.sqrt(found.null_variance))
+    df, null_df = np.where(zero, np.nan, found.df), np.where(zero, np.nan, found.null_df)
     p, logs = t_two_sided(statistic, tail_df(statistic, null_df) if clustered else null_df)
-    low, high = logit_bounds(a, se, t_quantile(level, df))
+    low, high = score_bounds(a, se, t_quantile(level, df), slope=found.slope, curve=found.curve)
     test = np.where(np.isnan(p), "", CLUSTERED_T if clustered else BRUNNER_MUNZEL).astype("U48")
     method = np.where(np.isnan(low), "", LOGIT_OBUCHOWSKI if clustered else LOGIT_DELONG).astype("U48")
     for j in np.flatnonzero(zero):
@@ -230,7 +238,8 @@ def infer_moments(found: Moments, *, clustered: bool, level: float) -> Auc:
             logs[j] = max((found.log_ways[j] - math.log(2.0)) / LOG10, 0.0)
             p[j], test[j] = 10.0 ** -logs[j], EXACT_SEPARATION
     return Auc(
-        auc=a, se=se, low=low, high=high, ci_method=method, zero_variance=zero, n_cases=found.n_cases,
+        auc=a, se=se, slope=found.slope, curve=found.curve, low=low, high=high,
+        ci_method=method, zero_variance=zero, n_cases=found.n_cases,
         n_controls=found.n_controls, n_case_clusters=found.n_case_clusters,
         n_control_clusters=found.n_control_clusters, statistic=statistic, p=p, neg_log10_p=logs, p_test=test, df=df,
         null_df=null_df, average_precision=found.average_precision, level=level,
@@ -262,11 +271,11 @@ def inflate(result: Auc, factor: Floats, *, method: str) -> Auc:
 
     The df stay; Newcombe bounds are widened by the same factor on their quantile. The p-values are left as they are.
     """
-    se = result.se * factor
-    low, high = logit_bounds(result.auc, se, t_quantile(result.level, result.df))
+    se, slope, curve = result.se * factor, result.slope * factor**2, result.curve * factor**2
+    low, high = score_bounds(result.auc, se, t_quantile(result.level, result.df), slope=slope, curve=curve)
     z = float(stats.norm.ppf(0.5 + result.level / 2))
     for j in np.flatnonzero(result.zero_variance & np.isfinite(factor)):
         low[j], high[j] = newcombe_bounds(result.auc[j], result.n_case_clusters[j], result.n_control_clusters[j],
                                           z=z * factor[j])
     named = np.where(np.isnan(low), "", np.where(result.zero_variance, NEWCOMBE, method)).astype("U80")
-    return replace(result, se=se, low=low, high=high, ci_method=named)
+    return replace(result, se=se, slope=slope, curve=curve, low=low, high=high, ci_method=named)

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phewas.errors import StatisticsError
-from phewas.stats.placement import of_test
 from phewas.stats.sweep import Sweep, sweep
-from phewas.stats.tails import Floats, t_quantile, t_two_sided
+from phewas.stats.tails import Floats, difference_bounds, t_quantile, t_two_sided
 
 PAIRED_T = "paired DeLong t"
 PAIRED_CLUSTERED_T = "paired patient-clustered DeLong t"
@@ -27,9 +26,10 @@ class Difference:
         In [0, 1], and their difference a - b in [-1, 1]; NaN without cases or without controls.
     se
         Paired standard error; 0 for identical rankings; NaN with fewer than two clusters on a side.
+    slope, curve
+        How its square depends on the true difference, see `phewas.stats.spread.Spread`; NaN where `se` is.
     null_se
-        Standard error if there is no difference (`phewas.stats.placement.null_deviations`): `se` where patients have
-        equal numbers of encounters.
+        Standard error if there is no difference: `se` where patients have equal numbers of encounters.
     low, high
         Bounds at `level`, clipped to [-1, 1].
     statistic
@@ -48,6 +48,8 @@ class Difference:
     auc_b: Floats
     difference: Floats
     se: Floats
+    slope: Floats
+    curve: Floats
     null_se: Floats
     low: Floats
     high: Floats
@@ -118,24 +120,26 @@ def compare_shares(
 
 def _difference(swept: Sweep, *, clustered: bool, level: float) -> Difference:
     """Turn moments of a paired pass into bounds and tests."""
-    auc_a, auc_b, variance, df = swept.auc, swept.other_auc, swept.variance, swept.df
+    auc_a, auc_b, spread = swept.auc, swept.other_auc, swept.spread
     empty = np.full(len(auc_a), np.nan)
-    null_variance, null_df = of_test(variance, df, swept.null_variance, swept.null_df)
-    found = Difference(auc_a, auc_b, auc_a - auc_b, np.sqrt(variance), np.sqrt(null_variance), empty, empty, empty, df,
-                       null_df, empty, empty, PAIRED_CLUSTERED_T if clustered else PAIRED_T, level)
+    found = Difference(
+        auc_a, auc_b, auc_a - auc_b, np.sqrt(spread.variance), spread.slope, spread.curve,
+        np.sqrt(spread.null_variance), empty, empty, empty, spread.df, spread.null_df, empty, empty,
+        PAIRED_CLUSTERED_T if clustered else PAIRED_T, level)
     return inflate_difference(found, np.ones(len(auc_a)))
 
 
 def inflate_difference(found: Difference, factor: Floats) -> Difference:
     """Multiply the standard errors by `factor` (float64 [P]) and make bounds and p-values anew."""
     se, null_se = found.se * factor, found.null_se * factor
+    slope, curve = found.slope * factor**2, found.curve * factor**2
     zero = se == 0
     df, null_df = (np.where(zero, np.nan, values) for values in (found.df, found.null_df))
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = np.where(zero, np.nan, found.difference / null_se)
     p, logs = t_two_sided(statistic, null_df)
-    half = t_quantile(found.level, df) * se
+    low, high = difference_bounds(found.difference, se, t_quantile(found.level, df), slope=slope, curve=curve)
     same = zero & (found.difference == 0)
-    half[same], p[same], logs[same] = 0.0, 1.0, 0.0
-    return replace(found, se=se, null_se=null_se, df=df, null_df=null_df, statistic=statistic, p=p, neg_log10_p=logs,
-                   low=np.maximum(found.difference - half, -1.0), high=np.minimum(found.difference + half, 1.0))
+    low[same], high[same], p[same], logs[same] = 0.0, 0.0, 1.0, 0.0
+    return replace(found, se=se, slope=slope, curve=curve, null_se=null_se, df=df, null_df=null_df,
+                   statistic=statistic, p=p, neg_log10_p=logs, low=low, high=high)

@@ -14,7 +14,7 @@ from phewas.schema import Multiplicity
 from phewas.stats.crossfit import MIN_PERMUTATIONS
 from phewas.stats.estimates import Drawn, Estimates
 from phewas.stats.maxt import MaxT, judge
-from phewas.stats.tails import LOG10, Floats, logit_bounds
+from phewas.stats.tails import LOG10, Floats, score_bounds
 
 ALPHA = 0.05
 
@@ -78,7 +78,8 @@ def judge_together(
                             level)
     tail = 2 * stats.norm.sf(first.quantile)
     quantile = np.where(np.isnan(found.encoder.df), np.nan, stats.t.isf(tail / 2, found.encoder.df))
-    low, high = logit_bounds(found.encoder.auc, found.encoder.se, quantile)
+    low, high = score_bounds(found.encoder.auc, found.encoder.se, quantile, slope=found.encoder.slope,
+                             curve=found.encoder.curve)
     inside = family & ~np.isnan(first.p)
     blank = np.full(size, np.nan)
     return Joint(first.p, np.where(inside, low, blank), np.where(inside, high, blank), first.quantile, second.p,

@@ -24,9 +24,9 @@ FEW = 12
 STRIDE = 512
 """Scores whose steps are computed together, many to an instruction."""
 
-AREA, PRECISION, PART10, PART01, CROSS, SECOND, NULL10, NULL01, NULLCROSS = range(9)
-"""Rows of the numbers of a run: AUC, average precision, three sums of the variance without its factors, the AUC of a
-second score, and the three sums of the variance under the null hypothesis."""
+AREA, PRECISION, SECOND, FIRST_SUM = range(4)
+"""Rows of the numbers of a run: AUC, average precision, the AUC of a second score, and from here on the nine sums of
+`phewas.stats.placement.SUMS`."""
 
 CASES, CONTROLS, CASE_CLUSTERS, CONTROL_CLUSTERS, ALL_CLUSTERS = range(5)
 """Rows of the counts of a run."""
@@ -258,17 +258,14 @@ def _column(  # type: ignore[no-untyped-def]
         square01 += counts[b] * v01[b] * v01[b]
     numbers[0, j] = area
     numbers[1, j] = precision / m
-    numbers[2, j] = square10
-    numbers[3, j] = square01
+    numbers[3, j] = square10
+    numbers[4, j] = square01
     return d
 
 
 @compiled
-def _clustered(sums, rows_of, m, n, gap, numbers, found, shares, j):  # type: ignore[no-untyped-def]
-    """Turn the sums and rows of the patients, both [2 C], into squares and counts; clear them for the next column.
-
-    `gap` is how far the AUC, or the difference of two, is from its value under the null hypothesis.
-    """
+def _clustered(sums, rows_of, m, n, numbers, found, shares, j):  # type: ignore[no-untyped-def]
+    """Turn the sums and rows of the patients, both [2 C], into the sums of a run; clear them for the next column."""
     i10, i01, i_all = 0, 0, 0
     for c in range(len(rows_of) // 2):
         has10, has01 = rows_of[2 * c] > 0, rows_of[2 * c + 1] > 0
@@ -276,36 +273,41 @@ def _clustered(sums, rows_of, m, n, gap, numbers, found, shares, j):  # type: ig
         i01 += has01
         i_all += has10 | has01
     square10, square01, cross = 0.0, 0.0, 0.0
-    null10, null01, null_cross = 0.0, 0.0, 0.0
+    line10, line01, line_cross = 0.0, 0.0, 0.0
+    bend10, bend01, bend_cross = 0.0, 0.0, 0.0
     mean10, mean01 = m / max(i10, 1), n / max(i01, 1)
     with_shares = shares.shape[0] > 0
     for c in range(len(rows_of) // 2):
         n_case, n_control = rows_of[2 * c], rows_of[2 * c + 1]
         if n_case | n_control:
             x, y = sums[2 * c], sums[2 * c + 1]
+            a = n_case - mean10 if n_case else 0.0
+            b = n_control - mean01 if n_control else 0.0
             square10 += x * x
             square01 += y * y
             cross += x * y
+            line10 += a * x
+            line01 += b * y
+            line_cross += a * y + b * x
+            bend10 += a * a
+            bend01 += b * b
+            bend_cross += a * b
             if with_shares and m > 0 and n > 0:
                 shares[j, c] = x / m + y / n
-            x += gap * (n_case - mean10) if n_case else 0.0
-            y += gap * (n_control - mean01) if n_control else 0.0
-            null10 += x * x
-            null01 += y * y
-            null_cross += x * y
             sums[2 * c] = 0.0
             sums[2 * c + 1] = 0.0
             rows_of[2 * c] = 0
             rows_of[2 * c + 1] = 0
-    numbers[2, j], numbers[3, j], numbers[4, j] = square10, square01, cross
-    numbers[6, j], numbers[7, j], numbers[8, j] = null10, null01, null_cross
+    numbers[3, j], numbers[4, j], numbers[5, j] = square10, square01, cross
+    numbers[6, j], numbers[7, j], numbers[8, j] = line10, line01, line_cross
+    numbers[9, j], numbers[10, j], numbers[11, j] = bend10, bend01, bend_cross
     found[2, j], found[3, j], found[4, j] = i10, i01, i_all
 
 
 def run_columns(  # type: ignore[no-untyped-def]
     scores, labels, other, codes, n_clusters, width, numbers, found, shares
 ):
-    """Fill `numbers` float64 [9, P] and `found` int64 [5, P] for all columns; return the first bad column or -1.
+    """Fill `numbers` float64 [12, P] and `found` int64 [5, P] for all columns; return the first bad column or -1.
 
     Parameters
     ----------
@@ -314,8 +316,7 @@ def run_columns(  # type: ignore[no-untyped-def]
     labels
         int8 [N, P].
     other
-        A second score [N, P] for a paired comparison, or [0, P]. With it the sums are those of the differences, which
-        under the null hypothesis are 0; without it the AUC is 0.5 there.
+        A second score [N, P] for a paired comparison, or [0, P]. With it the sums are those of the differences.
     codes
         int32 [N], patients as 0 .. n_clusters - 1; empty for independent rows.
     width
@@ -339,7 +340,7 @@ def run_columns(  # type: ignore[no-untyped-def]
     scratch, scratch_b = np.empty(1, dtype=scores.dtype), np.empty(1, dtype=other.dtype)
     weight, counts = np.empty(1, dtype=np.int64), np.empty(1, dtype=np.int32)
     v10, v01, w10, w01 = np.empty(1), np.empty(1), np.empty(1), np.empty(1)
-    spare = np.empty((4, 1))
+    spare = np.empty((5, 1))
     for first in range(0, size, width):
         taken = min(width, size - first)
         bad = split(scores, labels, first, taken, values, rows, ends)
@@ -362,13 +363,13 @@ def run_columns(  # type: ignore[no-untyped-def]
             ready = m > 0 and n > 0
             if ready:
                 _column(values[c], m, n, scratch, heads, weight, counts, v10, v01, places, by_row, numbers, j)
-                numbers[4, j] = 0.0
+                numbers[5:, j] = 0.0
             else:
                 for k in range(numbers.shape[0]):
                     numbers[k, j] = np.nan
             if ready and paired:
                 _column(second[c], m, n, scratch_b, heads, weight, counts, w10, w01, places_b, by_row, spare, 0)
-                numbers[5, j] = spare[0, 0]
+                numbers[2, j] = spare[0, 0]
             if not by_row:
                 continue
             last = n_rows + 1
@@ -395,10 +396,9 @@ def run_columns(  # type: ignore[no-untyped-def]
                     sums[2 * code + 1] += y
                     rows_of[2 * code + 1] += np.int32(1)
                 square01 += y * y
-            numbers[2, j], numbers[3, j] = square10, square01
+            numbers[3, j], numbers[4, j] = square10, square01
             if grouped:
-                gap = numbers[0, j] - (numbers[5, j] if paired else 0.5) if ready else 0.0
-                _clustered(sums, rows_of, m, n, gap, numbers, found, shares, j)
+                _clustered(sums, rows_of, m, n, numbers, found, shares, j)
                 if not ready:
-                    numbers[2:, j] = np.nan
+                    numbers[3:, j] = np.nan
     return -1

@@ -226,5 +226,6 @@ def _without_baseline(own: Auc) -> Estimates:
     blank: dict[str, Any] = {name: none for name, value in vars(own).items()
                              if isinstance(value, np.ndarray) and value.dtype == np.float64}
     return Estimates(own, replace(own, **blank), Difference(
-        auc_a=none, auc_b=none, difference=none, se=none, null_se=none, low=none, high=none, statistic=none, df=none,
+        auc_a=none, auc_b=none, difference=none, se=none, slope=none, curve=none, null_se=none,
+        low=none, high=none, statistic=none, df=none,
         null_df=none, p=none, neg_log10_p=none, p_test="", level=own.level))

@@ -160,53 +160,21 @@ class Clusters:
         return cls(codes.astype(np.intp, copy=False), len(names))
 
 
-@dataclass(frozen=True)
-class Components:
-    """A variance and the two parts that give its degrees of freedom.
-
-    Attributes
-    ----------
-    variance
-        Of the AUC, or of a difference of AUCs; NaN with fewer than two clusters on a side.
-    part10, part01
-        The terms of cases and of controls alone.
-    n_case_clusters, n_control_clusters
-        Clusters with at least one case, with at least one control.
-    n_clusters
-        Clusters with either.
-    """
-
-    variance: float
-    part10: float
-    part01: float
-    n_case_clusters: int
-    n_control_clusters: int
-    n_clusters: int
-
-    @property
-    def df(self) -> float:
-        """Satterthwaite degrees of freedom from the two parts; NaN where the variance is 0 or undefined.
-
-        For independent rows this is the Brunner-Munzel df. The covariance of a patient's own cases and controls is
-        left out: it has no degrees of freedom of its own.
-        """
-        if not self.part10 + self.part01 > 0:
-            return float("nan")
-        below = self.part10**2 / (self.n_case_clusters - 1) + self.part01**2 / (self.n_control_clusters - 1)
-        return (self.part10 + self.part01) ** 2 / below
-
-
 def _dot(a: NDArray[Any], b: NDArray[Any]) -> float:
     """Return the inner product without BLAS, whose threads would change the last bit and wait for one another."""
     return float(np.sum(a * b))
 
 
-def components(dev10: Floats, dev01: Floats, placed: Placement, clusters: Clusters) -> Components:
-    """Return Obuchowski's clustered variance, which for independent rows is DeLong's.
+SUMS = ("square10", "square01", "cross", "line10", "line01", "line_cross", "bend10", "bend01", "bend_cross")
+"""Names of what `sums` returns."""
 
-    With X and Y the sums of a cluster's case and control deviations and I10, I01, I the numbers of clusters::
 
-        var = I10/(I10-1) sum X^2/m^2 + I01/(I01-1) sum Y^2/n^2 + 2 I/(I-1) sum XY/(mn)
+def sums(dev10: Floats, dev01: Floats, placed: Placement, clusters: Clusters) -> tuple[list[float], list[int]]:
+    """Return the sums over clusters from which `phewas.stats.spread.spread` makes variances, and counts of clusters.
+
+    With X and Y the sums of a cluster's case and control deviations, k and l its cases and controls, and I10 and I01
+    the numbers of clusters with cases and with controls, a = k - m / I10 where k > 0, b = l - n / I01 where l > 0, else
+    0: sums of X^2, Y^2, XY; aX, bY, aY + bX; a^2, b^2, ab.
 
     Parameters
     ----------
@@ -217,80 +185,30 @@ def components(dev10: Floats, dev01: Floats, placed: Placement, clusters: Cluste
         Rows of the cases and controls.
     clusters
         The patients.
-    """
-    m, n = len(dev10), len(dev01)
-    sum10: NDArray[Any] = dev10
-    sum01: NDArray[Any] = dev01
-    if clusters.codes is None:
-        i10, i01 = len(placed.cases), len(placed.controls)
-        i_all, cross = i10 + i01, 0.0
-    else:
-        of_cases, of_controls = clusters.codes[placed.cases], clusters.codes[placed.controls]
-        has10 = np.bincount(of_cases, minlength=clusters.size) > 0
-        has01 = np.bincount(of_controls, minlength=clusters.size) > 0
-        i10, i01, i_all = (int(np.count_nonzero(has)) for has in (has10, has01, has10 | has01))
-        cross = 0.0
-        if m and n:
-            sum10 = np.bincount(of_cases, weights=dev10, minlength=clusters.size)
-            sum01 = np.bincount(of_controls, weights=dev01, minlength=clusters.size)
-            cross = 2.0 * i_all / max(i_all - 1, 1) * _dot(sum10, sum01) / (m * n)
-    if i10 < 2 or i01 < 2 or not m or not n:
-        nan = float("nan")
-        return Components(nan, nan, nan, i10, i01, i_all)
-    part10 = i10 / (i10 - 1) * _dot(sum10, sum10) / m**2
-    part01 = i01 / (i01 - 1) * _dot(sum01, sum01) / n**2
-    # Never negative in exact arithmetic: I/(I-1) is the smallest of the three factors.
-    variance = max(part10 + part01 + cross, 0.0)
-    return Components(variance if variance > ZERO_VARIANCE else 0.0, part10, part01, i10, i01, i_all)
-
-
-def null_deviations(
-    dev10: Floats, dev01: Floats, placed: Placement, clusters: Clusters, *, gap: float
-) -> tuple[Floats, Floats]:
-    """Return deviations whose `components` are the variance under the null hypothesis.
-
-    Parameters
-    ----------
-    dev10, dev01, placed, clusters
-        As for `components`.
-    gap
-        AUC less 0.5, or the difference of two AUCs: how far the estimate is from the null hypothesis.
 
     Returns
     -------
-    tuple of float64 arrays [m] and [n]
-        Their sums over a cluster with k of the m cases are ``X + gap (k - m / I10)``, likewise for controls: what the
-        cluster's placements sum to less its value under the null hypothesis, centred at the mean cluster.
-
-    Notes
-    -----
-    The AUC is a ratio, the sum of all placements over the number of rows. Deviations from the AUC itself shrink with
-    the very error that is tested wherever large clusters have made that error. Under the null hypothesis the clusters'
-    sums of placements less that hypothesis's value are a sample with mean 0, whatever the clusters' sizes, and the test
-    becomes the t-test of that sample. Where clusters have equal numbers of rows nothing changes.
+    list of float
+        By `SUMS`; NaN without cases or without controls.
+    list of int
+        Clusters with cases, with controls, with either.
     """
-    if clusters.codes is None or not len(dev10) or not len(dev01):
-        return dev10, dev01
-    shifted = []
-    for dev, rows in ((dev10, placed.cases), (dev01, placed.controls)):
-        codes = clusters.codes[rows]
-        sizes = np.bincount(codes, minlength=clusters.size)
-        shifted.append(dev + gap * (1.0 - len(rows) / np.count_nonzero(sizes) / sizes[codes]))
-    return shifted[0], shifted[1]
-
-
-def of_test(variance: Floats, df: Floats, null_variance: Floats, null_df: Floats) -> tuple[Floats, Floats]:
-    """Return variance and df of a test: those under the null hypothesis.
-
-    All patients can have the same sum by chance when they are few: then that variance is 0, and the other is taken.
-    """
-    with np.errstate(invalid="ignore"):
-        none = (null_variance == 0) & (variance > 0)
-    return np.where(none, variance, null_variance), np.where(none, df, null_df)
-
-
-ZERO_VARIANCE = 1e-26
-"""Rounding noise; one tie among 100,000 cases and a million controls still gives 2e-23."""
+    m, n = len(dev10), len(dev01)
+    if clusters.codes is None:
+        counts = [len(placed.cases), len(placed.controls), len(placed.cases) + len(placed.controls)]
+        own = [_dot(dev10, dev10), _dot(dev01, dev01)] if m and n else [float("nan")] * 2
+        return [*own, *[0.0] * 7], counts
+    of_cases, of_controls = clusters.codes[placed.cases], clusters.codes[placed.controls]
+    k, size01 = (np.bincount(of, minlength=clusters.size) for of in (of_cases, of_controls))
+    has10, has01 = k > 0, size01 > 0
+    i10, i01, i_all = (int(np.count_nonzero(has)) for has in (has10, has01, has10 | has01))
+    if not m or not n:
+        return [float("nan")] * 9, [i10, i01, i_all]
+    x = np.bincount(of_cases, weights=dev10, minlength=clusters.size)
+    y = np.bincount(of_controls, weights=dev01, minlength=clusters.size)
+    a, b = np.where(has10, k - m / i10, 0.0), np.where(has01, size01 - n / i01, 0.0)
+    return [_dot(x, x), _dot(y, y), _dot(x, y), _dot(a, x), _dot(b, y), _dot(a, y) + _dot(b, x), _dot(a, a),
+            _dot(b, b), _dot(a, b)], [i10, i01, i_all]
 
 
 def as_scores(scores: Any) -> NDArray[Any]:

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phewas.errors import StatisticsError
-from phewas.stats.auc import Auc, Moments, infer_moments, log_ways
-from phewas.stats.placement import ZERO_VARIANCE, Clusters, as_scores, columns
+from phewas.stats.auc import Auc, Moments, infer_moments
+from phewas.stats.placement import Clusters, as_scores, columns
+from phewas.stats.spread import spread
 from phewas.stats.streaming_finish import Column, Shape, finish
 from phewas.stats.streaming_patients import Patients
 from phewas.stats.sweep import COMPILED, over_columns
@@ -122,10 +123,10 @@ def stream_moments(
         work.fold(group, start, stop)
         done += [finish(column, work.patients) for column in group]
         start = stop
-    return _moments(done)
+    return _moments(done, clustered=clusters is not None)
 
 
-def _moments(done: list[Shape]) -> Moments:
+def _moments(done: list[Shape], *, clustered: bool) -> Moments:
     """Put columns together."""
     def counts(name: str) -> NDArray[np.int64]:
         return np.array([getattr(one, name) for one in done], dtype=np.int64)
@@ -133,19 +134,12 @@ def _moments(done: list[Shape]) -> Moments:
     def floats(name: str) -> NDArray[np.float64]:
         return np.array([getattr(one, name) for one in done], dtype=np.float64)
 
-    i10, i01, i_all = counts("n_case_clusters"), counts("n_control_clusters"), counts("n_clusters")
-
-    def spread(kind: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        part10, part01 = (np.array([getattr(one, kind).part10 for one in done]),
-                          np.array([getattr(one, kind).part01 for one in done]))
-        variance = np.array([getattr(one, kind).variance for one in done])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            df = (part10 + part01) ** 2 / (part10**2 / (i10 - 1) + part01**2 / (i01 - 1))
-        variance = np.where(variance > ZERO_VARIANCE, variance, np.where(np.isnan(variance), np.nan, 0.0))
-        return variance, np.where(part10 + part01 > 0, df, np.nan)
-
-    return Moments(floats("auc"), *spread("own"), *spread("null"), floats("average_precision"), counts("n_cases"),
-                   counts("n_controls"), i10, i01, i_all, log_ways(i10, i01, i_all))
+    found = np.stack([counts(name) for name in (
+        "n_cases", "n_controls", "n_case_clusters", "n_control_clusters", "n_clusters")])
+    numbers = np.array([one.sums for one in done], dtype=np.float64).reshape(len(done), 9).T
+    area = floats("auc")
+    return Moments.of(area, floats("average_precision"), spread(numbers, found, gap=area - 0.5, clustered=clustered),
+                      found)
 
 
 @dataclass

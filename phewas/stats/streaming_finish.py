@@ -16,22 +16,12 @@ MAX_STEPS = 65_536
 
 
 @dataclass(frozen=True)
-class Spread:
-    """A variance and its parts from cases and from controls; NaN where undefined."""
-
-    variance: float = float("nan")
-    part10: float = float("nan")
-    part01: float = float("nan")
-
-
-@dataclass(frozen=True)
 class Shape:
-    """What is known of a phenotype in the end; undefined values are NaN."""
+    """What is known of a phenotype in the end; `sums` by `phewas.stats.placement.SUMS`, undefined values NaN."""
 
     auc: float
     average_precision: float
-    own: Spread
-    null: Spread
+    sums: list[float]
     n_cases: int
     n_controls: int
     n_case_clusters: int
@@ -159,9 +149,9 @@ class Column:
 
 
 def finish(column: Column, patients: Patients) -> Shape:
-    """Turn the counts of a phenotype into its AUC, average precision and variance.
+    """Turn the counts of a phenotype into its AUC, average precision and sums over patients.
 
-    Sums over patients are exact whole numbers; each part of the variance is rounded once.
+    The latter are exact whole numbers, rounded once in the end.
     """
     nan = float("nan")
     m, n = int(column.left[0]), column.n_controls
@@ -173,7 +163,7 @@ def finish(column: Column, patients: Patients) -> Shape:
         if column.both else (np.empty(0, dtype=np.int64),) * 3
     i_all = i10 + i01 - len(codes)
     if not m or not n:
-        return Shape(nan, nan, Spread(), Spread(), m, n, i10, i01, i_all)
+        return Shape(nan, nan, [nan] * 9, m, n, i10, i01, i_all)
     counts = column.counts.astype(np.int64)
     below = np.concatenate([[0], np.cumsum(counts[0:-1:2] + counts[1::2])])[:-1] + counts[0:-1:2]
     doubled = 2 * below + counts[1::2]
@@ -183,8 +173,6 @@ def finish(column: Column, patients: Patients) -> Shape:
     # One after another, as the pass in memory adds them.
     precision = float(np.cumsum(weight * (left / (left + (n - below))))[-1]) / m
     auc = area / (2.0 * m * n)
-    if i10 < 2 or i01 < 2:
-        return Shape(auc, precision, Spread(), Spread(), m, n, i10, i01, i_all)
 
     t = np.repeat(doubled, weight)
     if len(patients.codes):
@@ -201,27 +189,21 @@ def finish(column: Column, patients: Patients) -> Shape:
     t, k = t[place], ones[place]
     ts, tl, ks, kl = _dot(t, s), _dot(t, k01), _dot(k, s), _dot(k, k01)
 
-    def spread(square10: int, square01: int, cross: int, over10: int, over01: int, over: int) -> Spread:
-        part10 = i10 * square10 / ((i10 - 1) * over10 * m * m)
-        part01 = i01 * square01 / ((i01 - 1) * over01 * n * n)
-        both = 2 * i_all * cross / (max(i_all - 1, 1) * over * m * n)
-        return Spread(max(part10 + part01 + both, 0.0), part10, part01)
-
     # X = (m t - k A) / (2 m n) of a patient's k cases, Y = (n s - l A) / (2 m n) of its l controls, A = 2 m n AUC.
-    scale = (2 * m * n) ** 2
-    own = spread(
-        m * m * square_t - 2 * m * area * times_t + area**2 * squared_t,
-        n * n * square_s - 2 * n * area * times + area**2 * squared,
-        m * n * ts - m * area * tl - n * area * ks + area**2 * kl, scale, scale, scale)
-    # Under AUC 0.5: X = (t - k n - D / I10) / (2 n), Y = (s - l m - D / I01) / (2 m), D = A - m n.
-    far = area - m * n
-    of_cases, of_controls = int(t.sum()) - n * int(k.sum()), int(s.sum()) - m * int(k01.sum())
-    null = spread(
-        i10 * (square_t - 2 * n * times_t + n * n * squared_t) - far**2,
-        i01 * (square_s - 2 * m * times + m * m * squared) - far**2,
-        i10 * i01 * (ts - m * tl - n * ks + m * n * kl) - far * i10 * of_cases - far * i01 * of_controls
-        + len(codes) * far**2, 4 * n * n * i10, 4 * m * m * i01, 4 * m * n * i10 * i01)
-    return Shape(auc, precision, own, null, m, n, i10, i01, i_all)
+    unit = 2 * m * n
+    squares = [m * m * square_t - 2 * m * area * times_t + area**2 * squared_t,
+               n * n * square_s - 2 * n * area * times + area**2 * squared,
+               m * n * ts - m * area * tl - n * area * ks + area**2 * kl]
+    if not len(patients.codes):
+        return Shape(auc, precision, [squares[0] / unit**2, squares[1] / unit**2, *[0.0] * 7], m, n, i10, i01, i_all)
+    # Of the patients with both: sums of t, s, k, l; then those of a Y + b X and of a b.
+    sum_t, sum_s, sum_k, sum_l = (int(v.sum()) for v in (t, s, k, k01))
+    x, y = m * sum_t - area * sum_k, n * sum_s - area * sum_l
+    lines = [(m * times_t - area * squared_t) / unit, (n * times - area * squared) / unit,
+             ((n * ks - area * kl + m * tl - area * kl) * i10 * i01 - m * i01 * y - n * i10 * x) / (unit * i10 * i01)]
+    bends = [(i10 * squared_t - m * m) / i10, (i01 * squared - n * n) / i01,
+             (i10 * i01 * kl - n * i10 * sum_k - m * i01 * sum_l + m * n * len(codes)) / (i10 * i01)]
+    return Shape(auc, precision, [*(value / unit**2 for value in squares), *lines, *bends], m, n, i10, i01, i_all)
 
 
 def _dot(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:

@@ -14,10 +14,10 @@ from scipy import special, stats
 from phewas.config import EvaluateConfig
 from phewas.errors import ConfigError
 from phewas.schema import Encounters, Patients, Subgroups
-from phewas.stats.auc import auc_shares
+from phewas.stats.auc import auc_shares, inflate
 from phewas.stats.counts import patients_with
 from phewas.stats.multiplicity import benjamini_hochberg
-from phewas.stats.tails import Floats, logit_bounds, t_quantile
+from phewas.stats.tails import Floats
 
 VISIT_TYPES = ("src_visit_type", "src_Means_of_arrival", "src_ADMISSION_TYPE", "src_admission_type", "src_kind",
                "src_visit_concept_id")
@@ -149,9 +149,9 @@ def subgroups(
             df[k, chosen] = result.df
             whom = np.unique(codes)
             share[k][np.ix_(chosen, whom)] = pieces * np.nan_to_num(scale[chosen, None])
-            low[chosen], high[chosen] = result.low, result.high
             if factor is not None:
-                low, high = logit_bounds(area[k], error[k], t_quantile(config.level, df[k]))
+                result = inflate(result, scale[chosen], method="")
+            low[chosen], high[chosen] = result.low, result.high
         status = np.where(few_cases, "too_few_cases", np.where(few_controls, "too_few_controls", "tested"))
         blocks.append({"level": level, "level_order": k + 1, "status": status, **counted, "auc": area[k],
                        "auc_se": error[k], "auc_low": low, "auc_high": high})

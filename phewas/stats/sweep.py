@@ -12,16 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from phewas.stats.placement import (
-    ZERO_VARIANCE,
-    Clusters,
-    as_scores,
-    check_shapes,
-    columns,
-    components,
-    null_deviations,
-    place,
-)
+from phewas.stats.placement import Clusters, as_scores, check_shapes, columns, place, sums
+from phewas.stats.spread import Spread, spread
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -47,10 +39,9 @@ class Sweep:
         Of the first score.
     other_auc
         Of the second score; NaN without one.
-    variance, df
-        Of the AUC, or of the difference where there is a second score; see `phewas.stats.placement.components`.
-    null_variance, null_df
-        The same for the test of AUC 0.5, or of no difference; see `phewas.stats.placement.null_deviations`.
+    spread
+        Variances of the AUC, or of the difference where there is a second score; the null hypothesis is an AUC of 0.5,
+        or no difference.
     n_cases, n_controls
         int64, rows.
     n_case_clusters, n_control_clusters, n_clusters
@@ -62,10 +53,7 @@ class Sweep:
     auc: Floats
     average_precision: Floats
     other_auc: Floats
-    variance: Floats
-    df: Floats
-    null_variance: Floats
-    null_df: Floats
+    spread: Spread
     n_cases: Counts
     n_controls: Counts
     n_case_clusters: Counts
@@ -116,15 +104,19 @@ def sweep(
     if shares and groups.codes is None:
         groups = Clusters(np.arange(len(scores)), len(scores))
     size = np.shape(scores)[1]
-    numbers = np.full((9, size), np.nan)
+    numbers = np.full((12, size), np.nan)
     found = np.zeros((5, size), dtype=np.int64)
     pieces = np.zeros((size, groups.size) if shares else (0, 0), dtype=np.float32)
     if compiled is None:
         compiled = COMPILED and len(scores) * size >= WORTHWHILE
-    if compiled and size and len(scores):
-        _compiled(pairs, labels, groups, numbers, found, pieces, threads=threads)
-        return _finish(numbers, found, pieces if shares else None, clustered=groups.codes is not None)
-    return _plain(pairs, labels, groups, numbers, found, pieces if shares else None)
+    (_compiled if compiled and size and len(scores) else _plain)(
+        pairs, labels, groups, numbers, found, pieces, threads=threads)
+    gap = numbers[0] - (0.5 if other is None else numbers[2])
+    return Sweep(
+        auc=numbers[0], average_precision=numbers[1], other_auc=numbers[2],
+        spread=spread(numbers[3:], found, gap=gap, clustered=groups.codes is not None), n_cases=found[0],
+        n_controls=found[1], n_case_clusters=found[2], n_control_clusters=found[3], n_clusters=found[4],
+        shares=pieces if shares else None)
 
 
 def n_threads() -> int:
@@ -184,37 +176,11 @@ def _compiled(
     over_columns(labels.shape[1], work, step=CHUNK, threads=threads)
 
 
-def _finish(
-    numbers: Floats, found: Counts, shares: NDArray[np.float32] | None, *, clustered: bool
-) -> Sweep:
-    """Turn sums over clusters into variances and degrees of freedom."""
-    m, n, i10, i01, i_all = found.astype(np.float64)
-    area, precision, *own, second = numbers[:6]
-
-    def spread(square10: Floats, square01: Floats, cross: Floats) -> tuple[Floats, Floats]:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            part10 = i10 / (i10 - 1) * square10 / m**2
-            part01 = i01 / (i01 - 1) * square01 / n**2
-            mixed = 2.0 * i_all / np.maximum(i_all - 1, 1) * cross / (m * n) if clustered else 0.0
-            variance = np.maximum(part10 + part01 + mixed, 0.0)
-            variance = np.where(variance > ZERO_VARIANCE, variance, np.where(np.isnan(variance), np.nan, 0.0))
-            df = (part10 + part01) ** 2 / (part10**2 / (i10 - 1) + part01**2 / (i01 - 1))
-            df = np.where(part10 + part01 > 0, df, np.nan)
-        few = (i10 < 2) | (i01 < 2)
-        return np.where(few, np.nan, variance), np.where(few, np.nan, df)
-
-    variance, df = spread(*own)
-    null_variance, null_df = spread(*numbers[6:]) if clustered else (variance, df)
-    return Sweep(area, precision, second, variance, df, null_variance, null_df, found[0], found[1], found[2], found[3],
-                 found[4], shares)
-
-
 def _plain(
     pairs: list[NDArray[Any]], labels: NDArray[Any], groups: Clusters, numbers: Floats, found: Counts,
-    pieces: NDArray[np.float32] | None,
-) -> Sweep:
-    """Compute the same by NumPy, column by column."""
-    variance, df, null_variance, null_df = np.full((4, labels.shape[1]), np.nan)
+    pieces: NDArray[np.float32], *, threads: int | None,
+) -> None:
+    """Compute the same by NumPy, column by column, on one thread."""
     for parts in zip(*[columns(one, labels) for one in pairs], strict=True):
         j, score, label = parts[0]
         a = place(score, label)
@@ -222,17 +188,11 @@ def _plain(
         if len(parts) > 1:
             b = place(parts[1][1], label)
             dev10, dev01 = (a.v10 - b.v10) - (a.auc - b.auc), (a.v01 - b.v01) - (a.auc - b.auc)
-            numbers[5, j] = b.auc
-        spread = components(dev10, dev01, a, groups)
-        numbers[0, j], numbers[1, j], variance[j], df[j] = a.auc, a.average_precision, spread.variance, spread.df
-        gap = a.auc - (0.5 if len(parts) < 2 else numbers[5, j])
-        null = components(*null_deviations(dev10, dev01, a, groups, gap=gap), a, groups)
-        null_variance[j], null_df[j] = null.variance, null.df
-        found[:, j] = (len(a.cases), len(a.controls), spread.n_case_clusters, spread.n_control_clusters,
-                       spread.n_clusters)
-        if pieces is not None and groups.codes is not None and len(dev10) and len(dev01):
+            numbers[2, j] = b.auc
+        numbers[0, j], numbers[1, j] = a.auc, a.average_precision
+        numbers[3:, j], found[2:, j] = sums(dev10, dev01, a, groups)
+        found[:2, j] = len(a.cases), len(a.controls)
+        if len(pieces) and groups.codes is not None and len(dev10) and len(dev01):
             row = np.bincount(groups.codes[a.cases], weights=dev10, minlength=groups.size) / len(dev10)
             row += np.bincount(groups.codes[a.controls], weights=dev01, minlength=groups.size) / len(dev01)
             pieces[j] = row
-    return Sweep(numbers[0], numbers[1], numbers[5], variance, df, null_variance, null_df, found[0], found[1],
-                 found[2], found[3], found[4], pieces)

@@ -95,6 +95,48 @@ def hanley_mcneil_variance(auc: Any, m: Any, n: Any) -> Floats:
     return np.asarray(spread / (m * n), dtype=np.float64)
 
 
+def score_bounds(
+    auc: Floats, se: Floats, quantile: Floats, *, slope: Floats, curve: Floats
+) -> tuple[Floats, Floats]:
+    """Return the values t with ``|logit(A) - logit(t)| <= q sqrt(v(A - t)) / (A (1 - A))``, float64 [P].
+
+    ``v(d) = se^2 + slope d + curve d^2`` (`phewas.stats.spread.Spread`). Where slope and curve are 0 these are the
+    `logit_bounds`. The others are found by halving, to the last bit.
+    """
+    low, high = logit_bounds(auc, se, quantile)
+    some = np.flatnonzero(~np.isnan(low) & ((slope != 0) | (curve != 0)))
+    if not len(some):
+        return low, high
+    a, v0, v1, v2 = auc[some], se[some] ** 2, slope[some], curve[some]
+    scale, centre = quantile[some] / (a * (1 - a)), special.logit(a)
+    for bounds, side in ((low, -1.0), (high, 1.0)):
+        near, far = np.zeros(len(a)), scale * np.sqrt(v0 + np.abs(v1) + v2)
+        for _ in range(64):
+            middle = (near + far) / 2
+            d = a - special.expit(centre + side * middle)
+            inside = middle < scale * np.sqrt(np.maximum(v0 + v1 * d + v2 * d * d, 0.0))
+            near, far = np.where(inside, middle, near), np.where(inside, far, middle)
+        bounds[some] = special.expit(centre + side * far)
+    return low, high
+
+
+def difference_bounds(
+    difference: Floats, se: Floats, quantile: Floats, *, slope: Floats, curve: Floats
+) -> tuple[Floats, Floats]:
+    """Return the values t with ``|D - t| <= q sqrt(v(D - t))``, float64 [P], clipped to [-1, 1]; v as above."""
+    q2 = quantile**2
+    left = 1.0 - q2 * curve
+    with np.errstate(divide="ignore", invalid="ignore"):
+        root = np.sqrt(np.maximum((q2 * slope) ** 2 + 4.0 * left * q2 * se**2, 0.0))
+        up, down = (q2 * slope + root) / (2.0 * left), (root - q2 * slope) / (2.0 * left)
+    plain = (slope == 0) & (curve == 0)
+    up, down = np.where(plain, quantile * se, up), np.where(plain, quantile * se, down)
+    # With so few patients in effect nothing is excluded.
+    open_ended = (left <= 0) & ~np.isnan(se)
+    low, high = np.where(open_ended, -np.inf, difference - up), np.where(open_ended, np.inf, difference + down)
+    return np.maximum(low, -1.0), np.minimum(high, 1.0)
+
+
 def newcombe_bounds(auc: float, m: int, n: int, *, z: float) -> tuple[float, float]:
     """Return Newcombe's method 5 interval, which stays informative at AUC 0 and 1.
 

@@ -4,8 +4,8 @@ Run: python tests/benchmarks/interval_coverage.py [replicates=2000] [part=all|sp
 (not named coverage.py, which numba would import in place of the package of that name)
 
 `split`: scores are binormal with an intraclass correlation of 0.7, 1,000 patients with 1, 2, 4 or an uneven (geometric,
-mean 2) number of encounters each; each replicate is a column. "leverage" takes for the variance the squares of the
-patients' shares, each over 1 - (its rows / all rows of its kind), with the same df. `crossfit`: 219 patients with 20 or
+mean 2) number of encounters each; each replicate is a column. "Wald" has the same variance at both bounds, that at the
+estimate, with the same df. `crossfit`: 219 patients with 20 or
 54 cases, five folds of a ridge probe on 16 features, 199 permutations refitted; replicates are a hundredth of those
 asked for. Its target is the mean AUC over replicates. The Monte-Carlo error near 0.95 is 0.218 / sqrt(replicates).
 
@@ -43,7 +43,7 @@ import sys
 import numpy as np
 from scipy import stats
 
-from phewas.stats.auc import auc_matrix, auc_shares
+from phewas.stats.auc import auc_matrix
 from phewas.stats.baseline import fit_logistic
 from phewas.stats.crossfit import apply_null, fold_ranks, null_from, permute_labels
 from phewas.stats.tails import logit_bounds, t_quantile
@@ -65,14 +65,12 @@ def split(replicates: int) -> None:
                     score += np.sqrt(1 - ICC) * rng.standard_normal(score.shape)
                     label = np.repeat((owner < m).astype(np.int8)[:, None], COLUMNS, axis=1)
                     score[owner < m] += shift
-                    found, shares = auc_shares(score, label, clusters=owner)
-                    part = counts / np.where(np.arange(PATIENTS) < m, counts[:m].sum(), counts[m:].sum())
-                    error = np.sqrt((shares.astype(float) ** 2 / (1 - part)).sum(axis=1))
-                    low, high = logit_bounds(found.auc, error, t_quantile(0.95, found.df))
+                    found = auc_matrix(score, label, clusters=owner)
+                    low, high = logit_bounds(found.auc, found.se, t_quantile(0.95, found.df))
                     inside += [np.mean((found.low <= target) & (target <= found.high)),
                                np.mean((low <= target) & (target <= high))]
                 share = inside / max(replicates // COLUMNS, 1)
-                print(f"encounters {kind}, case patients {m}, AUC {target}: {share[0]:.4f}, leverage {share[1]:.4f}",
+                print(f"encounters {kind}, case patients {m}, AUC {target}: {share[0]:.4f}, Wald {share[1]:.4f}",
                       flush=True)
 
 

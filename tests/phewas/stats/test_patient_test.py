@@ -1,14 +1,15 @@
-"""The test of an AUC when patients have several encounters: scipy's t-tests of patients' sums, and its tail."""
+"""Tests and intervals of an AUC when patients have several encounters: scipy's t-tests of patients' sums."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from phewas.stats.auc import KURTOSIS, auc, auc_matrix, tail_df
 from phewas.stats.compare import compare_matrix
 from phewas.stats.placement import placements
+from phewas.stats.tails import logit_bounds, t_quantile
 
 
 def visits(n_cases: int, n_controls: int, columns: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -51,6 +52,44 @@ def test_paired_difference_is_welch_test_of_patients_sums():
     assert found.p[0] == pytest.approx(2 * stats.t.sf(abs(welch.statistic / 2), welch.df), rel=1e-9)
 
 
+def spread_at(true: float, v10: np.ndarray, v01: np.ndarray, owner: np.ndarray, cases: np.ndarray) -> float:
+    """Return Welch's standard error of patients' sums of placements less `true`, as numpy's variances give it."""
+    parts = (sums(v10 - true, owner[cases]), sums(v01 - true, owner[~cases]))
+    return float(np.sqrt(sum(part.var(ddof=1) / len(part) for part in parts)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_interval_holds_what_the_test_would_not_reject(seed):
+    scores, labels, owner = visits(12, 25, 2, seed)
+    scores += 0.8 * labels
+    cases = labels[:, 0] == 1
+    found = auc_matrix(scores[:, :1], labels[:, :1], clusters=owner)
+    v10, v01 = placements(scores[:, 0], labels[:, 0])
+    area = found.auc[0]
+    for bound in (found.low[0], found.high[0]):
+        distance = abs(special.logit(area) - special.logit(bound)) * area * (1 - area)
+        allowed = stats.t.ppf(0.975, found.df[0]) * spread_at(bound, v10, v01, owner, cases)
+        assert distance == pytest.approx(allowed, rel=1e-9)
+    gap = compare_matrix(scores[:, :1], scores[:, 1:], labels[:, :1], clusters=owner)
+    w10, w01 = placements(scores[:, 1], labels[:, 0])
+    for bound in (gap.low[0], gap.high[0]):
+        allowed = stats.t.ppf(0.975, gap.df[0]) * spread_at(bound, v10 - w10, v01 - w01, owner, cases)
+        assert abs(gap.difference[0] - bound) == pytest.approx(allowed, rel=1e-9)
+
+
+def test_interval_covers_where_encounters_are_uneven():
+    inside, total, true = np.zeros(2), 0, stats.norm.cdf(1.0 / 2)
+    for seed in range(30):
+        scores, labels, owner = visits(20, 200, 100, seed)
+        found = auc_matrix(scores + 1.0 * labels, labels, clusters=owner)
+        wald = logit_bounds(found.auc, found.se, t_quantile(0.95, found.df))
+        inside += [np.sum((low <= true) & (true <= high)) for low, high in ((found.low, found.high), wald)]
+        total += 100
+    ours, wald = inside / total
+    assert 0.935 < ours < 0.98
+    assert wald < ours - 0.02
+
+
 def test_equal_numbers_of_encounters_change_nothing():
     rng = np.random.default_rng(3)
     owner = np.repeat(np.arange(60), 3)
@@ -60,6 +99,9 @@ def test_equal_numbers_of_encounters_change_nothing():
         found = auc_matrix(scores, labels, clusters=owner)
         np.testing.assert_allclose(found.statistic, (found.auc - 0.5) / found.se, rtol=1e-12)
         np.testing.assert_allclose(found.null_df, found.df, rtol=1e-12)
+        low, high = logit_bounds(found.auc, found.se, t_quantile(0.95, found.df))
+        np.testing.assert_allclose(found.low, low, rtol=1e-12)
+        np.testing.assert_allclose(found.high, high, rtol=1e-12)
 
 
 def test_one_patient_with_many_encounters_is_one_patient():
@@ -71,6 +113,10 @@ def test_one_patient_with_many_encounters_is_one_patient():
     assert found.auc[0] > 0.85
     assert 2 * stats.norm.sf((found.auc[0] - 0.5) / found.se[0]) < 1e-6
     assert found.p[0] > 0.2
+    assert found.low[0] < 0.5
+    other = compare_matrix(score[:, None], rng.standard_normal((len(owner), 1)), label[:, None], clusters=owner)
+    assert other.difference[0] > 0.3
+    assert (other.low[0], other.high[0]) == (-1.0, 1.0)
 
 
 def test_tail_of_a_mean_of_bounded_values():
