@@ -372,7 +372,11 @@ def test_a_folder_that_is_no_run(tmp_path):
 def test_ctrl_c_is_told_in_one_line(tree, settings, tmp_path):
     words = [sys.executable, "-m", "phewas", *map(str, command(tree, settings, tmp_path / "run"))]
     process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    time.sleep(4)
+    for _ in range(600):
+        if (tmp_path / "run").exists():
+            break
+        time.sleep(0.1)
+    time.sleep(1)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
