@@ -12,17 +12,17 @@ asked for. Its target is the mean AUC over replicates. The Monte-Carlo error nea
 Seen with 4,000 replicates (Monte-Carlo error 0.0034; AUC 0.55 / 0.70 / 0.85):
 
 ===================  ========================  ========================
-encounters, cases    as reported               by leverage
+encounters, cases    as reported               Wald
 ===================  ========================  ========================
-uneven, 20 patients  0.940 / 0.931 / 0.916     0.942 / 0.934 / 0.920
-uneven, 50           0.944 / 0.939 / 0.936     0.947 / 0.941 / 0.937
-uneven, 100          0.955 / 0.946 / 0.940     0.956 / 0.947 / 0.942
+uneven, 20 patients  0.966 / 0.956 / 0.961     0.940 / 0.931 / 0.916
+uneven, 50           0.959 / 0.952 / 0.949     0.944 / 0.939 / 0.936
+uneven, 100          0.959 / 0.954 / 0.946     0.955 / 0.946 / 0.940
 1, 100               0.949 / 0.949 / 0.952     the same
 2, 100               0.957 / 0.954 / 0.953     the same
 4, 100               0.955 / 0.951 / 0.947     the same
 ===================  ========================  ========================
 
-With 20 cases and 1, 2 or 4 encounters each: 0.934 to 0.959. Leverage never covers less, and gains at most 0.004.
+With 20 cases and 1, 2 or 4 encounters each: 0.934 to 0.959.
 
 Cross-fitted, 219 patients (500 replicates at an AUC of 0.70, 200 without effect):
 
