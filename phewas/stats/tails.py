@@ -95,35 +95,8 @@ def hanley_mcneil_variance(auc: Any, m: Any, n: Any) -> Floats:
     return np.asarray(spread / (m * n), dtype=np.float64)
 
 
-def score_bounds(
-    auc: Floats, se: Floats, quantile: Floats, *, slope: Floats, curve: Floats
-) -> tuple[Floats, Floats]:
-    """Return the values t with ``|logit(A) - logit(t)| <= q sqrt(v(A - t)) / (A (1 - A))``, float64 [P].
-
-    ``v(d) = se^2 + slope d + curve d^2`` (`phewas.stats.spread.Spread`). Where slope and curve are 0 these are the
-    `logit_bounds`. The others are found by halving, to the last bit.
-    """
-    low, high = logit_bounds(auc, se, quantile)
-    some = np.flatnonzero(~np.isnan(low) & ((slope != 0) | (curve != 0)))
-    if not len(some):
-        return low, high
-    a, v0, v1, v2 = auc[some], se[some] ** 2, slope[some], curve[some]
-    scale, centre = quantile[some] / (a * (1 - a)), special.logit(a)
-    for bounds, side in ((low, -1.0), (high, 1.0)):
-        near, far = np.zeros(len(a)), scale * np.sqrt(v0 + np.abs(v1) + v2)
-        for _ in range(64):
-            middle = (near + far) / 2
-            d = a - special.expit(centre + side * middle)
-            inside = middle < scale * np.sqrt(np.maximum(v0 + v1 * d + v2 * d * d, 0.0))
-            near, far = np.where(inside, middle, near), np.where(inside, far, middle)
-        bounds[some] = special.expit(centre + side * far)
-    return low, high
-
-
-def difference_bounds(
-    difference: Floats, se: Floats, quantile: Floats, *, slope: Floats, curve: Floats
-) -> tuple[Floats, Floats]:
-    """Return the values t with ``|D - t| <= q sqrt(v(D - t))``, float64 [P], clipped to [-1, 1]; v as above."""
+def _reach(se: Floats, quantile: Floats, slope: Floats, curve: Floats) -> tuple[Floats, Floats]:
+    """Return the largest d and -d with ``|d| <= q sqrt(se^2 + slope d + curve d^2)``, infinite where there is none."""
     q2 = quantile**2
     left = 1.0 - q2 * curve
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -132,9 +105,34 @@ def difference_bounds(
     plain = (slope == 0) & (curve == 0)
     up, down = np.where(plain, quantile * se, up), np.where(plain, quantile * se, down)
     # With so few patients in effect nothing is excluded.
-    open_ended = (left <= 0) & ~np.isnan(se)
-    low, high = np.where(open_ended, -np.inf, difference - up), np.where(open_ended, np.inf, difference + down)
-    return np.maximum(low, -1.0), np.minimum(high, 1.0)
+    endless = (left <= 0) & ~np.isnan(se)
+    return np.where(endless, np.inf, up), np.where(endless, np.inf, down)
+
+
+def score_bounds(
+    auc: Floats, se: Floats, quantile: Floats, *, slope: Floats, curve: Floats
+) -> tuple[Floats, Floats]:
+    """Return the values t that a test with the variance at t would not reject, float64 [P], on the logit scale.
+
+    With h = A (1 - A) and u = logit(A) - logit(t) these are ``|u| <= q sqrt(v(u h)) / h``, where
+    ``v(d) = se^2 + slope d + curve d^2`` (`phewas.stats.spread.Spread`): to first order d = A - t is u h. Where slope
+    and curve are 0 these are the `logit_bounds`, and NaN as there.
+    """
+    low, high = logit_bounds(auc, se, quantile)
+    some = np.flatnonzero(~np.isnan(low) & ((slope != 0) | (curve != 0)))
+    a = auc[some]
+    h, centre = a * (1 - a), special.logit(a)
+    up, down = _reach(se[some] / h, quantile[some], slope[some] / h, curve[some])
+    low[some], high[some] = special.expit(centre - up), special.expit(centre + down)
+    return low, high
+
+
+def difference_bounds(
+    difference: Floats, se: Floats, quantile: Floats, *, slope: Floats, curve: Floats
+) -> tuple[Floats, Floats]:
+    """Return the values t with ``|D - t| <= q sqrt(v(D - t))``, float64 [P], clipped to [-1, 1]; v as above."""
+    up, down = _reach(se, quantile, slope, curve)
+    return np.maximum(difference - up, -1.0), np.minimum(difference + down, 1.0)
 
 
 def newcombe_bounds(auc: float, m: int, n: int, *, z: float) -> tuple[float, float]:

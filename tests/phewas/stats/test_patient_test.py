@@ -67,14 +67,24 @@ def test_interval_holds_what_the_test_would_not_reject(seed):
     v10, v01 = placements(scores[:, 0], labels[:, 0])
     area = found.auc[0]
     for bound in (found.low[0], found.high[0]):
-        distance = abs(special.logit(area) - special.logit(bound)) * area * (1 - area)
-        allowed = stats.t.ppf(0.975, found.df[0]) * spread_at(bound, v10, v01, owner, cases)
-        assert distance == pytest.approx(allowed, rel=1e-9)
+        distance = (special.logit(area) - special.logit(bound)) * area * (1 - area)
+        allowed = stats.t.ppf(0.975, found.df[0]) * spread_at(area - distance, v10, v01, owner, cases)
+        assert abs(distance) == pytest.approx(allowed, rel=1e-9)
     gap = compare_matrix(scores[:, :1], scores[:, 1:], labels[:, :1], clusters=owner)
     w10, w01 = placements(scores[:, 1], labels[:, 0])
     for bound in (gap.low[0], gap.high[0]):
         allowed = stats.t.ppf(0.975, gap.df[0]) * spread_at(bound, v10 - w10, v01 - w01, owner, cases)
         assert abs(gap.difference[0] - bound) == pytest.approx(allowed, rel=1e-9)
+
+
+def test_interval_of_a_high_auc_is_not_blown_up():
+    """Unequal patients widen it by a few hundredths, wherever the AUC lies."""
+    scores, labels, owner = visits(40, 200, 1, 6)
+    found = auc_matrix(scores + 5.0 * labels, labels, clusters=owner)
+    low, high = logit_bounds(found.auc, found.se, t_quantile(0.95, found.df))
+    assert found.auc[0] > 0.99
+    assert 1.0 < (special.logit(found.high[0]) - special.logit(found.low[0])) / (
+        special.logit(high[0]) - special.logit(low[0])) < 1.2
 
 
 def test_interval_covers_where_encounters_are_uneven():
