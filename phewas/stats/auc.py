@@ -102,21 +102,15 @@ class Auc:
 
 
 @dataclass(frozen=True)
-class Moments:
+class Moments(Spread):
     """AUC and variance of P phenotypes without any inference: what permutations need. Fields are arrays [P].
 
-    `variance` to `null_df` are those of `phewas.stats.spread.Spread`, the null hypothesis being an AUC of 0.5.
+    The null hypothesis of the variances is an AUC of 0.5.
     `log_ways` is the natural log of the number of ways to choose the case patients among all patients that have cases
     only or controls only; the exact test of complete separation needs it.
     """
 
     auc: Floats
-    variance: Floats
-    df: Floats
-    slope: Floats
-    curve: Floats
-    null_variance: Floats
-    null_df: Floats
     average_precision: Floats
     n_cases: Counts
     n_controls: Counts
